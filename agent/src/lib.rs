@@ -1,0 +1,1 @@
+//! The node agent: manifest sources, pod sync, probes, volumes, status.

@@ -1,0 +1,1 @@
+//! The Kubernetes API over resource rows: REST, watch, admission, discovery.

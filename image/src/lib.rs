@@ -1,0 +1,1 @@
+//! Image store: import, pull, verify, unpack, collect garbage. Knows OCI, no pods.

@@ -1,0 +1,3 @@
+//! The vocabulary of coracle: Kubernetes types and everything about them that needs no I/O.
+
+pub use k8s_openapi;

@@ -1,0 +1,1 @@
+//! Pod networking by netlink. Knows no pods: it attaches network namespaces to a bridge.

@@ -1,0 +1,1 @@
+//! Service proxy and DNS: a process of its own.

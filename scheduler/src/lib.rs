@@ -1,0 +1,1 @@
+//! Which pod runs where: queue, snapshot, filters, scores, binding.

@@ -1,0 +1,1 @@
+//! End-to-end tests: the release binary and stock clients.
