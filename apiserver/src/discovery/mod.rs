@@ -1,0 +1,1 @@
+//! Discovery documents, generated from the table of served kinds.
