@@ -1,0 +1,240 @@
+//! The command line as it was typed. Defaults that depend on the machine are resolved in [`crate::instance`].
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands;
+
+/// Kubernetes for machines that are too small, too few or too far away for Kubernetes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "coracle",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "A first cluster:\n  coracle up &\n  coracle apply -f examples/hello\n  coracle get pods\n\n\
+                  kubectl works too: export KUBECONFIG=/var/lib/coracle/kubeconfig"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// What to log: error, warn, info, debug, trace, or a filter such as `agent=debug,info`
+    #[arg(long, global = true, env = "CORACLE_LOG", default_value = "info", hide_default_value = true)]
+    pub(crate) log: String,
+
+    /// How to log
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole one-node cluster: control plane, node agent, service proxy, DNS
+    Up(UpArgs),
+    /// Run the control plane: API server, scheduler, controllers
+    Server(ServerArgs),
+    /// Run a node: pods from an API server, or from a directory or URL of manifests with no server at all
+    Agent(AgentArgs),
+    /// Run the service proxy and DNS of a node (`up` and `agent` start it by themselves)
+    Proxy(ProxyArgs),
+
+    /// Create or change objects from files
+    Apply(commands::apply::ApplyArgs),
+    /// Show objects
+    Get(commands::get::GetArgs),
+    /// Show one object with its events
+    Describe(commands::describe::DescribeArgs),
+    /// Delete objects
+    Delete(commands::delete::DeleteArgs),
+    /// Print the logs of a container
+    Logs(commands::logs::LogsArgs),
+    /// Run a command in a container
+    Exec(commands::exec::ExecArgs),
+    /// Change the number of replicas
+    Scale(commands::scale::ScaleArgs),
+    /// Wait until objects meet a condition or are gone
+    Wait(commands::wait::WaitArgs),
+    /// Work with the images of this machine
+    Image(commands::image::ImageArgs),
+    /// Find out what this machine can do, and what is missing
+    Check(commands::check::CheckArgs),
+}
+
+/// Which local instance a command means.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct InstanceArgs {
+    /// Where everything that must survive a reboot is kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/coracle", env = "CORACLE_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+
+    /// Where sockets and handles of the running system are kept
+    #[arg(long, value_name = "DIR", default_value = "/run/coracle", env = "CORACLE_RUN_DIR")]
+    pub(crate) run_dir: PathBuf,
+}
+
+/// The control plane.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ControlPlaneArgs {
+    /// Address and port of the API server
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
+    pub(crate) listen: SocketAddr,
+
+    /// Keep objects in etcd instead of the embedded store
+    #[arg(long, value_name = "URL,…", value_delimiter = ',')]
+    pub(crate) etcd_servers: Vec<String>,
+
+    /// CA certificate of the etcd servers
+    #[arg(long, value_name = "FILE", requires = "etcd_servers")]
+    pub(crate) etcd_cafile: Option<PathBuf>,
+
+    /// Client certificate for etcd
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    pub(crate) etcd_certfile: Option<PathBuf>,
+
+    /// Key of the client certificate for etcd
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    pub(crate) etcd_keyfile: Option<PathBuf>,
+
+    /// More names or addresses for the API server's certificate
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) tls_san: Vec<String>,
+}
+
+/// Addresses that every part of one cluster must agree on.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ClusterArgs {
+    /// Addresses of pods; each node gets a /24 of it
+    #[arg(long, value_name = "CIDR", default_value = "10.42.0.0/16")]
+    pub(crate) pod_cidr: String,
+
+    /// Addresses of services
+    #[arg(long, value_name = "CIDR", default_value = "10.43.0.0/16")]
+    pub(crate) service_cidr: String,
+
+    /// Address of the DNS server [default: the tenth address of the service CIDR]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) cluster_dns: Option<Ipv4Addr>,
+
+    /// Domain of the cluster's names
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+}
+
+/// The node.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NodeArgs {
+    /// Name of this node [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+
+    /// Address at which other nodes reach this one [default: that of the default route's interface]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) node_ip: Option<Ipv4Addr>,
+
+    /// Run the manifests in this directory, and follow its files
+    #[arg(long, value_name = "DIR")]
+    pub(crate) manifests: Option<PathBuf>,
+
+    /// Run the manifests at this URL, and follow its content
+    #[arg(long, value_name = "URL")]
+    pub(crate) manifest_url: Option<String>,
+
+    /// Address and port of the node agent's own API [default: port 10250 on the node's address, or a free one]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) agent_listen: Option<SocketAddr>,
+
+    /// Name of the bridge that pods are attached to [default: coracle0, or derived from the run directory]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bridge: Option<String>,
+
+    /// Control group under which pods live [default: coracle, or derived from the run directory]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cgroup_parent: Option<String>,
+
+    /// Most pods on this node
+    #[arg(long, value_name = "N", default_value_t = 110)]
+    pub(crate) max_pods: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgs,
+    #[command(flatten)]
+    pub(crate) control_plane: ControlPlaneArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerArgs {
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgs,
+    #[command(flatten)]
+    pub(crate) control_plane: ControlPlaneArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AgentArgs {
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+
+    /// Kubeconfig with which this node speaks to an API server; without it the node runs on its manifests alone
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ProxyArgs {
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+
+    /// Kubeconfig with which the proxy reads services and endpoints
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: PathBuf,
+}
+
+/// Which API server a command speaks to, and in which namespace.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ApiArgs {
+    /// Kubeconfig [default: $KUBECONFIG, then that of the local instance]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// Data directory of the local instance
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/coracle", env = "CORACLE_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+
+    /// Context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+
+    /// Namespace
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+}
