@@ -9,12 +9,18 @@
 //!
 //! Follows the etcd v3 API (`etcdserverpb`): mod revision, create revision, version, compaction.
 
+mod hub;
+pub mod memory;
+mod txn;
+
 use std::fmt;
 use std::pin::Pin;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
+
+pub use txn::{MAX_TXN_BYTES, MAX_TXN_OPS};
 
 /// A point in the history of the store. The first write has revision 2, as in etcd (1 is the empty store).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -118,6 +124,31 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The key that changed.
+    pub fn key(&self) -> &str {
+        match self {
+            Event::Put { now, .. } => &now.key,
+            Event::Delete { key, .. } => key,
+        }
+    }
+
+    /// The revision of the change.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Event::Put { now, .. } => now.mod_revision,
+            Event::Delete { revision, .. } => *revision,
+        }
+    }
+
+    /// The state before the change, where there was one and it is known.
+    pub fn before(&self) -> Option<&KeyValue> {
+        match self {
+            Event::Put { before, .. } | Event::Delete { before, .. } => before.as_ref(),
+        }
+    }
+}
+
 /// What a watch delivers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchMessage {
@@ -138,7 +169,7 @@ pub enum StoreError {
     Compacted {
         /// What was asked for.
         requested: Revision,
-        /// The newest revision that is gone.
+        /// The oldest revision whose state can still be read; a watch may start after it.
         compacted: Revision,
     },
     /// The revision has not happened yet.
@@ -152,6 +183,9 @@ pub enum StoreError {
     /// The watcher did not read fast enough and was cut off; list again.
     #[error("the watcher was too slow and has been cut off")]
     Slow,
+    /// The request can never succeed as it is: a key twice in one transaction, too many bytes, an empty key.
+    #[error("the store refuses the request: {0}")]
+    Invalid(String),
     /// The outcome of a commit is unknown: it may or may not have happened.
     #[error("the outcome of the write is unknown")]
     Unknown(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -175,9 +209,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Compare, then write; durable when this returns [`Committed::Done`].
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError>;
 
-    /// Every change of keys that start with `prefix` with a revision greater than `after`.
+    /// Every change of keys that start with `prefix` with a revision greater than `after`, in order and
+    /// without a gap. A [`WatchMessage::Progress`] follows whenever the store has moved on with changes under
+    /// other prefixes only, and once at the start when there is nothing to deliver, so a reader always learns
+    /// that it has reached [`Store::revision`].
     async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream, StoreError>;
 
-    /// Forget the history before `revision` (the newest value of each key is always kept).
+    /// Forget the history before `revision` (the newest value of each key is always kept): afterwards the state
+    /// at `revision` can be listed and a watch can start after it, older ones are [`StoreError::Compacted`].
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 }
