@@ -1,39 +1,38 @@
 //! A Kubernetes client over reqwest, or over an API server in the same process.
 //!
 //! [`Client`] owns a [`Transport`]; [`Api`] is a typed view of one resource; [`watcher`] turns list and
-//! watch into one stream that survives disconnects and 410 Gone; [`Informer`] keeps a cache from
+//! watch into one stream that survives disconnects and 410 Gone; [`Informer`] keeps a [`Cache`] from
 //! it; [`WorkQueue`] carries keys, never payloads.
 //!
 //! The in-process transport has the same semantics as HTTPS (conflicts, watch, 410 Gone): it is the same
 //! request and response values, without the sockets.
+//!
+//! ```text
+//!   Api<K> ── request.rs: requests as plain values ── Client ── Transport ─┬─ https.rs (reqwest)
+//!     │                                                                    └─ in process (the binary)
+//!   watcher (list → watch → …) ── Informer ── Cache<K> + change handlers ── WorkQueue<Key> ── reconcile
+//! ```
 
-use std::fmt;
+mod api;
+mod backoff;
+mod client;
+mod dynamic;
+mod error;
+mod https;
+pub mod kubeconfig;
+mod object;
+mod request;
+mod transport;
+mod watch_stream;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
-
-/// A response body as it arrives.
-pub type Body = BoxStream<'static, Result<Bytes, TransportError>>;
-
-/// The request could not be carried to the server or its answer not back.
-#[derive(Debug, thiserror::Error)]
-#[error("sending {method} {path}")]
-pub struct TransportError {
-    /// HTTP method.
-    pub method: http::Method,
-    /// Path and query.
-    pub path: String,
-    /// What went wrong.
-    #[source]
-    pub source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-/// Carries API requests to a server. The URI of a request is path and query only.
-pub trait Transport: fmt::Debug + Send + Sync + 'static {
-    /// Sends one request; resolves when the response's head is there.
-    fn send(
-        &self,
-        request: http::Request<Bytes>,
-    ) -> BoxFuture<'static, Result<http::Response<Body>, TransportError>>;
-}
+pub use api::{Api, List};
+pub use backoff::{Backoff, jittered};
+pub use client::Client;
+pub use dynamic::{PartialObject, Unstructured};
+pub use error::{Error, ErrorClass};
+pub use https::{HttpsTransport, HttpsTransportError};
+pub use kubeconfig::{Kubeconfig, KubeconfigError};
+pub use object::{ApiResource, Object, ObjectKey};
+pub use request::{DeleteParams, GetParams, ListParams, Patch, Propagation, WatchParams, WriteParams};
+pub use transport::{Body, Duplex, Transport, TransportError, Upgraded};
+pub use watch_stream::{WatchEvent, WatchStream};
