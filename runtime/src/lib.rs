@@ -7,3 +7,40 @@
 //!
 //! [`Runtime`] finds living sandboxes again after a restart: what it must know is in the kernel and in small
 //! files under its run and state directories.
+//!
+//! ```text
+//!   caller (tokio)                         keeper, one per sandbox             container
+//!   ┌──────────────────────────┐  socket   ┌───────────────────────┐  clone3   ┌─────────────────┐
+//!   │ Runtime, Sandbox         │──────────▶│ epoll, pidfds, pipes  │──────────▶│ runs the plan   │
+//!   │ Spec → plan (pure)       │  a plan,  │ logs, exit records    │  a step   │ step by step,   │
+//!   │ cgroups: limits, figures │  fds back │ netns, ipc, uts, shm  │◀──────────│ then execve     │
+//!   └──────────────────────────┘           └───────────────────────┘  at fault └─────────────────┘
+//! ```
+//!
+//! All decisions are made by the caller's side, as values: the keeper receives a flat plan that is already
+//! computed, and has neither the OCI specification nor a seccomp compiler in its memory.
+
+pub mod cgroup;
+pub mod check;
+mod error;
+pub mod keeper;
+mod sandbox;
+pub mod seccomp;
+mod spec;
+mod state;
+mod stream;
+mod sys;
+pub mod user;
+
+pub use error::{
+    CreateSandboxError, ErrorClass, ExecError, InvalidId, OpenError, RemoveError, RequestError,
+    StartContainerError,
+};
+pub use oci_spec::runtime as oci;
+pub use sandbox::{Attach, Exec, Runtime, Sandbox};
+pub use spec::{
+    Config, ContainerSpec, ExecSpec, LogSpec, NamespaceMode, NetworkMode, PidMode, Rootfs, SandboxSpec,
+    Signal, UnknownSignal, WindowSize,
+};
+pub use state::{ContainerState, ContainerStatus, Exit, SandboxEvent, SandboxState, Stats};
+pub use stream::{ReadStream, WriteStream};
