@@ -1,5 +1,17 @@
 //! The vocabulary of coracle: Kubernetes types and everything about them that needs no I/O.
+//!
+//! Everything here is a pure function of its arguments and total: no input makes it panic, and what comes from outside
+//! is read within bounds. Other crates get the types from here, at the one version feature that is chosen here.
 
 pub use k8s_openapi;
 
+pub mod field;
+pub mod go;
+pub mod kinds;
+pub mod names;
+pub mod qos;
+pub mod quantity;
+pub mod resources;
+pub mod selector;
+pub mod status;
 pub mod strategic;

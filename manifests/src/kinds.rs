@@ -1,0 +1,335 @@
+//! The table of kinds that coracle serves: what discovery says about each, and how names map to it.
+
+/// One served kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// API group; empty for the core group.
+    pub group: &'static str,
+    /// Version.
+    pub version: &'static str,
+    /// `Pod`.
+    pub kind: &'static str,
+    /// `pods`: the name in URLs.
+    pub plural: &'static str,
+    /// `pod`.
+    pub singular: &'static str,
+    /// What kubectl also understands: `po`.
+    pub short_names: &'static [&'static str],
+    /// `all`: what `kubectl get all` shows.
+    pub categories: &'static [&'static str],
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// Whether generation counts changes of the spec.
+    pub has_generation: bool,
+    /// What can be asked of an object below its URL.
+    pub subresources: &'static [Subresource],
+}
+
+/// Something below the URL of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subresource {
+    /// `status`.
+    pub name: &'static str,
+    /// Group of the body's kind where it is not the parent's.
+    pub group: &'static str,
+    /// Version of the body's kind where it is not the parent's.
+    pub version: &'static str,
+    /// Kind of the body.
+    pub kind: &'static str,
+    /// What can be done.
+    pub verbs: &'static [&'static str],
+}
+
+/// What can be done with every stored kind, in discovery's order.
+pub const VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+const READ_WRITE: &[&str] = &["get", "patch", "update"];
+
+const fn status(kind: &'static str) -> Subresource {
+    Subresource { name: "status", group: "", version: "", kind, verbs: READ_WRITE }
+}
+
+const SCALE: Subresource =
+    Subresource { name: "scale", group: "autoscaling", version: "v1", kind: "Scale", verbs: READ_WRITE };
+
+const fn stream(name: &'static str, kind: &'static str) -> Subresource {
+    Subresource { name, group: "", version: "", kind, verbs: &["create", "get"] }
+}
+
+const CORE: Kind = Kind {
+    group: "",
+    version: "v1",
+    kind: "",
+    plural: "",
+    singular: "",
+    short_names: &[],
+    categories: &[],
+    namespaced: true,
+    has_generation: false,
+    subresources: &[],
+};
+
+/// Namespaces.
+pub const NAMESPACE: Kind = Kind {
+    kind: "Namespace",
+    plural: "namespaces",
+    singular: "namespace",
+    short_names: &["ns"],
+    namespaced: false,
+    subresources: &[
+        Subresource { name: "finalize", group: "", version: "", kind: "Namespace", verbs: &["update"] },
+        status("Namespace"),
+    ],
+    ..CORE
+};
+
+/// Nodes.
+pub const NODE: Kind = Kind {
+    kind: "Node",
+    plural: "nodes",
+    singular: "node",
+    short_names: &["no"],
+    namespaced: false,
+    subresources: &[status("Node")],
+    ..CORE
+};
+
+/// Pods.
+pub const POD: Kind = Kind {
+    kind: "Pod",
+    plural: "pods",
+    singular: "pod",
+    short_names: &["po"],
+    categories: &["all"],
+    has_generation: true,
+    subresources: &[
+        stream("attach", "PodAttachOptions"),
+        Subresource { name: "binding", group: "", version: "", kind: "Binding", verbs: &["create"] },
+        Subresource {
+            name: "eviction",
+            group: "policy",
+            version: "v1",
+            kind: "Eviction",
+            verbs: &["create"],
+        },
+        stream("exec", "PodExecOptions"),
+        Subresource { name: "log", group: "", version: "", kind: "Pod", verbs: &["get"] },
+        stream("portforward", "PodPortForwardOptions"),
+        status("Pod"),
+    ],
+    ..CORE
+};
+
+/// Services.
+pub const SERVICE: Kind = Kind {
+    kind: "Service",
+    plural: "services",
+    singular: "service",
+    short_names: &["svc"],
+    categories: &["all"],
+    subresources: &[status("Service")],
+    ..CORE
+};
+
+/// Endpoints, the older view of EndpointSlices.
+pub const ENDPOINTS: Kind =
+    Kind { kind: "Endpoints", plural: "endpoints", singular: "endpoints", short_names: &["ep"], ..CORE };
+
+/// ConfigMaps.
+pub const CONFIG_MAP: Kind =
+    Kind { kind: "ConfigMap", plural: "configmaps", singular: "configmap", short_names: &["cm"], ..CORE };
+
+/// Secrets.
+pub const SECRET: Kind = Kind { kind: "Secret", plural: "secrets", singular: "secret", ..CORE };
+
+/// ServiceAccounts.
+pub const SERVICE_ACCOUNT: Kind = Kind {
+    kind: "ServiceAccount",
+    plural: "serviceaccounts",
+    singular: "serviceaccount",
+    short_names: &["sa"],
+    ..CORE
+};
+
+/// Events, as the core group shows them.
+pub const EVENT: Kind =
+    Kind { kind: "Event", plural: "events", singular: "event", short_names: &["ev"], ..CORE };
+
+/// Events, as `events.k8s.io` shows them: the same objects as [`EVENT`].
+pub const EVENTS_EVENT: Kind = Kind { group: "events.k8s.io", ..EVENT };
+
+/// Slices of a service's endpoints.
+pub const ENDPOINT_SLICE: Kind = Kind {
+    group: "discovery.k8s.io",
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+    singular: "endpointslice",
+    has_generation: true,
+    ..CORE
+};
+
+/// Leases: node heartbeats and leader election.
+pub const LEASE: Kind =
+    Kind { group: "coordination.k8s.io", kind: "Lease", plural: "leases", singular: "lease", ..CORE };
+
+/// ReplicaSets.
+pub const REPLICA_SET: Kind = Kind {
+    group: "apps",
+    kind: "ReplicaSet",
+    plural: "replicasets",
+    singular: "replicaset",
+    short_names: &["rs"],
+    categories: &["all"],
+    has_generation: true,
+    subresources: &[SCALE, status("ReplicaSet")],
+    ..CORE
+};
+
+/// Deployments.
+pub const DEPLOYMENT: Kind = Kind {
+    group: "apps",
+    kind: "Deployment",
+    plural: "deployments",
+    singular: "deployment",
+    short_names: &["deploy"],
+    categories: &["all"],
+    has_generation: true,
+    subresources: &[SCALE, status("Deployment")],
+    ..CORE
+};
+
+/// PriorityClasses.
+pub const PRIORITY_CLASS: Kind = Kind {
+    group: "scheduling.k8s.io",
+    kind: "PriorityClass",
+    plural: "priorityclasses",
+    singular: "priorityclass",
+    short_names: &["pc"],
+    namespaced: false,
+    has_generation: true,
+    ..CORE
+};
+
+/// Every served kind; groups in discovery's order, kinds in alphabetical order of their URL names.
+pub const KINDS: &[&Kind] = &[
+    &CONFIG_MAP,
+    &ENDPOINTS,
+    &EVENT,
+    &NAMESPACE,
+    &NODE,
+    &POD,
+    &SECRET,
+    &SERVICE_ACCOUNT,
+    &SERVICE,
+    &DEPLOYMENT,
+    &REPLICA_SET,
+    &EVENTS_EVENT,
+    &LEASE,
+    &PRIORITY_CLASS,
+    &ENDPOINT_SLICE,
+];
+
+impl Kind {
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// `deployments.apps`, and `pods` for the core group.
+    pub fn group_resource(&self) -> String {
+        crate::status::qualified(self.plural, self.group)
+    }
+
+    /// The subresource of this name.
+    pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
+        self.subresources.iter().find(|subresource| subresource.name == name)
+    }
+}
+
+/// The kind that an object names by `apiVersion` and `kind`.
+pub fn by_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    KINDS.iter().find(|row| row.group == group && row.version == version && row.kind == kind).copied()
+}
+
+/// The kind that a URL names by group, version and plural.
+pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|row| row.group == group && row.version == version && row.plural == plural).copied()
+}
+
+/// The kind that somebody types: `po`, `pod`, `pods`, `Pod`, `deployments.apps`, `deployment.v1.apps`.
+pub fn by_name(name: &str) -> Option<&'static Kind> {
+    let name = name.to_ascii_lowercase();
+    let (resource, group) = match name.split_once('.') {
+        Some((resource, group)) => (resource, Some(group)),
+        None => (name.as_str(), None),
+    };
+    KINDS
+        .iter()
+        .find(|row| {
+            let named =
+                row.plural == resource || row.singular == resource || row.short_names.contains(&resource);
+            let in_group = group.is_none_or(|group| {
+                group == row.group
+                    || group
+                        .split_once('.')
+                        .is_some_and(|(version, group)| version == row.version && group == row.group)
+                    || (row.group.is_empty() && group == row.version)
+            });
+            named && in_group
+        })
+        .copied()
+}
+
+/// The kinds of a category, such as `all`.
+pub fn by_category(category: &str) -> impl Iterator<Item = &'static Kind> {
+    let category = category.to_owned();
+    KINDS.iter().copied().filter(move |row| row.categories.contains(&category.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for (name, expected) in [
+            ("po", Some(&POD)),
+            ("pods", Some(&POD)),
+            ("Pod", Some(&POD)),
+            ("deploy", Some(&DEPLOYMENT)),
+            ("deployments.apps", Some(&DEPLOYMENT)),
+            ("deployment.v1.apps", Some(&DEPLOYMENT)),
+            ("deployment.v2.apps", None),
+            ("pods.v1", Some(&POD)),
+            ("ev", Some(&EVENT)),
+            ("events.events.k8s.io", Some(&EVENTS_EVENT)),
+            ("nothing", None),
+            ("", None),
+        ] {
+            assert_eq!(by_name(name), expected, "{name}");
+        }
+        assert_eq!(by_kind("apps/v1", "ReplicaSet"), Some(&REPLICA_SET));
+        assert_eq!(by_kind("v1", "ReplicaSet"), None);
+        assert_eq!(by_resource("", "v1", "configmaps"), Some(&CONFIG_MAP));
+        assert_eq!(
+            by_category("all").map(|row| row.plural).collect::<Vec<_>>(),
+            ["pods", "services", "deployments", "replicasets"]
+        );
+    }
+
+    #[test]
+    fn rows_are_unique() {
+        for (index, row) in KINDS.iter().enumerate() {
+            for other in &KINDS[index + 1..] {
+                assert_ne!((row.group, row.plural), (other.group, other.plural));
+                assert_ne!((row.group, row.kind), (other.group, other.kind));
+            }
+        }
+    }
+}
