@@ -252,7 +252,8 @@ impl Cursor {
             let (events, reached) = match found {
                 Found::Batch(events, reached) => (events, reached),
                 Found::TooOld => self.from_past().await?,
-                Found::Nothing if self.told.is_none() => (Vec::new(), self.at),
+                // Caught up: say so if the last message did not.
+                Found::Nothing if self.told < Some(self.at) => (Vec::new(), self.at),
                 Found::Nothing => {
                     self.head.changed().await.map_err(|_| closed())?;
                     continue;
@@ -276,9 +277,10 @@ impl Cursor {
             Err(StoreError::Compacted { .. }) if self.told.is_some() => return Err(StoreError::Slow),
             other => other?,
         };
+        // Nothing although something is missing: whatever the reason, there is no way on without a gap.
+        let last = commits.last().ok_or(StoreError::Slow)?.revision;
         let (events, reached) = select(commits.iter(), &self.prefix);
-        let reached = reached.or(commits.last().map(|commit| commit.revision)).unwrap_or(self.at);
-        Ok((events, reached))
+        Ok((events, reached.unwrap_or(last)))
     }
 }
 
