@@ -61,8 +61,11 @@ type Handler<K> = Box<dyn Fn(&Change<'_, K>) -> bool + Send + Sync>;
 
 struct Objects<K> {
     by_key: BTreeMap<ObjectKey, Arc<K>>,
-    indexes: Vec<(Index<K>, HashMap<String, BTreeSet<ObjectKey>>)>,
+    indexes: Vec<(Index<K>, Entries)>,
 }
+
+/// The keys found under each value of an index.
+type Entries = HashMap<String, BTreeSet<ObjectKey>>;
 
 impl<K: Object> Objects<K> {
     fn insert(&mut self, key: &ObjectKey, object: Arc<K>) -> Option<Arc<K>> {
@@ -90,7 +93,7 @@ impl<K: Object> Objects<K> {
     }
 }
 
-fn remove_from_index(entries: &mut HashMap<String, BTreeSet<ObjectKey>>, key: &ObjectKey, values: &[String]) {
+fn remove_from_index(entries: &mut Entries, key: &ObjectKey, values: &[String]) {
     for value in values {
         if let Some(keys) = entries.get_mut(value) {
             keys.remove(key);
@@ -186,7 +189,7 @@ impl<K: Object> Cache<K> {
         if objects.indexes.iter().any(|(known, _)| known.name == index.name) {
             return;
         }
-        let mut entries: HashMap<String, BTreeSet<ObjectKey>> = HashMap::new();
+        let mut entries = Entries::new();
         for (key, object) in &objects.by_key {
             for value in (index.values)(object) {
                 entries.entry(value).or_default().insert(key.clone());
