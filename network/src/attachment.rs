@@ -197,7 +197,7 @@ fn finish_host_side(socket: &mut RouteSocket, attachment: &Attachment) -> Result
     };
     if !link.up || link.alias.as_deref() != Some(&attachment.alias()) {
         socket.no_link_local(link.index);
-        socket.set_alias_and_up(link.index, &attachment.alias()).map_err(fail)?;
+        socket.finish_port(link.index, &attachment.alias()).map_err(fail)?;
     }
     Ok(())
 }

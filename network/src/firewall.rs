@@ -152,7 +152,7 @@ fn ensure_forward(config: &Config, socket: &mut NftSocket) -> Result<(), Netlink
 }
 
 fn legacy_iptables() -> bool {
-    std::fs::read_to_string("/proc/net/ip_tables_names")
+    std::fs::read_to_string("/proc/thread-self/net/ip_tables_names")
         .is_ok_and(|names| names.lines().any(|name| name == "filter"))
 }
 

@@ -4,8 +4,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoData, InfoKind, InfoVeth,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData,
+    InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
 use super::{NetlinkError, RouteSocket};
@@ -118,9 +118,23 @@ impl RouteSocket {
         self.create(RouteNetlinkMessage::NewLink(message))
     }
 
-    /// Gives a link its alias and brings it up, in one step.
-    pub(crate) fn set_alias_and_up(&mut self, index: u32, alias: &str) -> Result<(), NetlinkError> {
-        self.set(index, vec![LinkAttribute::IfAlias(alias.into())])
+    /// Finishes a bridge port in one step: alias, up, and frames may leave by the port they came from. The
+    /// latter is for a pod that calls itself through a host port: where bridged packets pass the packet filter
+    /// (net.bridge.bridge-nf-call-iptables), the kernel does not route such a translated packet but bridges it back.
+    pub(crate) fn finish_port(&mut self, index: u32, alias: &str) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes = vec![
+            LinkAttribute::IfAlias(alias.into()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::PortKind(InfoPortKind::Bridge),
+                LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+            ]),
+        ];
+        // A "new link" with the index of an old one: only that changes a bridge port's options along the way.
+        self.change(RouteNetlinkMessage::NewLink(message))
     }
 
     /// Brings a link up and sets its MTU.
