@@ -30,7 +30,7 @@ pub(crate) struct Commit {
 
 impl Commit {
     /// What the ring counts for this commit: bytes kept alive, generously.
-    fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         let of = |kv: &KeyValue| kv.key.len() + kv.value.len() + 96;
         64 + self
             .events
@@ -159,15 +159,6 @@ impl Hub {
     /// End all watches: the engine will not publish any more.
     pub(crate) fn close(&self) {
         self.head.send_replace(None);
-    }
-
-    /// Wait until the head has reached `revision`.
-    pub(crate) async fn reached(&self, revision: Revision) -> Result<(), StoreError> {
-        let mut head = self.head.subscribe();
-        match head.wait_for(|head| head.is_none_or(|head| head >= revision)).await.as_deref() {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) | Err(_) => Err(closed()),
-        }
     }
 
     /// The changes under `prefix` after `after`.

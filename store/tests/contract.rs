@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use store::Store;
 use store::embedded::{EmbeddedStore, Options};
+use store::etcd::{EtcdStore, Options as EtcdOptions};
 use store::memory::MemoryStore;
+use store::suite::RealEtcd;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory() {
@@ -19,6 +21,15 @@ async fn embedded() {
         let path =
             directory.path().join(count.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string());
         async move { Arc::new(EmbeddedStore::open(path, Options::default()).unwrap()) as Arc<dyn Store> }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd() {
+    let etcd = RealEtcd::start();
+    store::suite::run(|| async {
+        Arc::new(EtcdStore::connect(EtcdOptions::new([&etcd.endpoint])).await.unwrap()) as Arc<dyn Store>
     })
     .await;
 }

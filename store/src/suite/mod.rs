@@ -15,6 +15,7 @@
 mod commits;
 mod lists;
 mod model;
+mod real_etcd;
 mod watches;
 
 use std::future::Future;
@@ -29,6 +30,8 @@ use crate::{
     Committed, Compare, Event, KeyValue, ListOptions, Op, Revision, Store, StoreError, Txn, WatchMessage,
     WatchStream,
 };
+
+pub use real_etcd::RealEtcd;
 
 /// One case: its name and what it does with a store.
 #[derive(Debug, Clone, Copy)]
