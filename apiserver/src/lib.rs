@@ -1,7 +1,34 @@
 //! The Kubernetes API over resource rows: REST, watch, admission, discovery.
+//!
+//! [`ApiServer`] answers requests over a [`store::Store`], for sockets and for callers in the same process alike.
+//!
+//! - `request/` reads paths, parameters and media types;
+//! - `registry/` has a row per resource, with the hooks that make kinds differ;
+//! - `handlers/` are the verbs, written once over rows;
+//! - `write/` is the loop that decides and commits;
+//! - `watch_cache/` is what every read is served from: bytes that were encoded once, when the object was written.
 
+mod body;
+mod config;
 pub mod discovery;
+mod encode;
+mod error;
+mod fields;
+mod handlers;
+mod identity;
+mod object;
 pub mod openapi;
 pub mod patch;
 pub mod protobuf;
+mod registry;
+mod render;
+mod request;
+mod server;
 pub mod table;
+mod watch_cache;
+mod write;
+
+pub use body::{Body, BodyError};
+pub use config::Config;
+pub use identity::Identity;
+pub use server::{ApiServer, StartError};

@@ -1,0 +1,40 @@
+//! What an API server is told about its cluster.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+/// Settings of the API server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Service addresses come from here.
+    pub service_cidr: Ipv4Net,
+    /// Node ports come from here.
+    pub node_ports: RangeInclusive<u16>,
+    /// Where other machines reach this server; the endpoints of the service `kubernetes`.
+    pub advertise: (IpAddr, u16),
+    /// Requests other than watches and streams are cut off after this.
+    pub request_timeout: Duration,
+    /// Request bodies are not longer than this.
+    pub max_body: usize,
+    /// At most this many requests other than watches and streams at a time.
+    pub max_in_flight: usize,
+    /// Watches without a timeout of their own end after between one and two of these.
+    pub min_watch: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            service_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 43, 0, 0), 16),
+            node_ports: 30000..=32767,
+            advertise: (Ipv4Addr::LOCALHOST.into(), 6443),
+            request_timeout: Duration::from_secs(60),
+            max_body: 3 << 20,
+            max_in_flight: 600,
+            min_watch: Duration::from_secs(1800),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The API server over the memory store, called in process.
+
+mod common;
+mod crud;
+mod watch;
