@@ -1,10 +1,11 @@
-//! System call filters.
+//! System call filters: an own compiler to classic BPF, and the default profile.
+//!
+//! Follows the seccomp section of the OCI runtime specification, with libseccomp's semantics.
 
-use oci_spec::runtime::{Capability, LinuxSeccomp};
+mod compile;
+mod default;
+mod table;
 
-/// The default profile, equal in effect to what containerd and Docker give to a container that has these
-/// capabilities. For `spec.linux.seccomp`.
-#[expect(clippy::todo, reason = "follows at once")]
-pub fn default_profile(_capabilities: &[Capability]) -> LinuxSeccomp {
-    todo!()
-}
+pub use compile::SeccompError;
+pub(crate) use compile::{Filter, compile};
+pub use default::default_profile;
