@@ -245,6 +245,16 @@ impl Kind {
         crate::status::qualified(self.plural, self.group)
     }
 
+    /// What can be done with objects of this kind, in discovery's order.
+    pub fn verbs(&self) -> &'static [&'static str] {
+        // A namespace goes with all that is in it, which nobody should start for all namespaces at once.
+        if *self == NAMESPACE {
+            &["create", "delete", "get", "list", "patch", "update", "watch"]
+        } else {
+            VERBS
+        }
+    }
+
     /// The subresource of this name.
     pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
         self.subresources.iter().find(|subresource| subresource.name == name)

@@ -5,8 +5,10 @@
 
 pub use k8s_openapi;
 
+pub mod decode;
 pub mod field;
 pub mod go;
+pub mod json;
 pub mod kinds;
 pub mod names;
 pub mod qos;

@@ -30,7 +30,7 @@ pub(crate) struct Commit {
 
 impl Commit {
     /// What the ring counts for this commit: bytes kept alive, generously.
-    fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         let of = |kv: &KeyValue| kv.key.len() + kv.value.len() + 96;
         64 + self
             .events
@@ -161,15 +161,6 @@ impl Hub {
         self.head.send_replace(None);
     }
 
-    /// Wait until the head has reached `revision`.
-    pub(crate) async fn reached(&self, revision: Revision) -> Result<(), StoreError> {
-        let mut head = self.head.subscribe();
-        match head.wait_for(|head| head.is_none_or(|head| head >= revision)).await.as_deref() {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) | Err(_) => Err(closed()),
-        }
-    }
-
     /// The changes under `prefix` after `after`.
     pub(crate) fn watch(self: &Arc<Self>, past: Arc<dyn Past>, prefix: &str, after: Revision) -> WatchStream {
         let cursor = Cursor {
@@ -252,7 +243,8 @@ impl Cursor {
             let (events, reached) = match found {
                 Found::Batch(events, reached) => (events, reached),
                 Found::TooOld => self.from_past().await?,
-                Found::Nothing if self.told.is_none() => (Vec::new(), self.at),
+                // Caught up: say so if the last message did not.
+                Found::Nothing if self.told < Some(self.at) => (Vec::new(), self.at),
                 Found::Nothing => {
                     self.head.changed().await.map_err(|_| closed())?;
                     continue;
@@ -276,9 +268,10 @@ impl Cursor {
             Err(StoreError::Compacted { .. }) if self.told.is_some() => return Err(StoreError::Slow),
             other => other?,
         };
+        // Nothing although something is missing: whatever the reason, there is no way on without a gap.
+        let last = commits.last().ok_or(StoreError::Slow)?.revision;
         let (events, reached) = select(commits.iter(), &self.prefix);
-        let reached = reached.or(commits.last().map(|commit| commit.revision)).unwrap_or(self.at);
-        Ok((events, reached))
+        Ok((events, reached.unwrap_or(last)))
     }
 }
 

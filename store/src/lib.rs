@@ -9,8 +9,12 @@
 //!
 //! Follows the etcd v3 API (`etcdserverpb`): mod revision, create revision, version, compaction.
 
+pub mod embedded;
+pub mod etcd;
 mod hub;
 pub mod memory;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 mod txn;
 
 use std::fmt;

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use crate::{Compare, Op, StoreError, Txn};
 
-/// Upper bound for keys and values of one transaction, as etcd's `--max-request-bytes` has it by default.
-/// One limit for all engines, so that a cluster that starts on the embedded store can move to etcd.
-pub const MAX_TXN_BYTES: usize = 1536 * 1024;
+/// Upper bound for keys and values of one transaction: what etcd takes by default (`--max-request-bytes`, 1.5 MiB)
+/// less some room for its framing. One limit for all engines, so that a cluster can move from one to another.
+pub const MAX_TXN_BYTES: usize = 1_500_000;
 
 /// etcd's `--max-txn-ops`.
 pub const MAX_TXN_OPS: usize = 128;

@@ -1,0 +1,183 @@
+//! Addresses and routes, and the socket for everything of the route family.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Message, NetlinkError, Socket};
+
+const NETLINK_ROUTE: isize = 0;
+const NLM_F_REPLACE: u16 = 0x100;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
+const TABLE_MAIN: u8 = 254;
+const TABLE_LOCAL: u8 = 255;
+
+/// A route netlink socket in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(crate) struct RouteSocket(Socket);
+
+/// How a destination is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// Through a neighbour, known to be on the link even if no address says so.
+    Gateway { gateway: Ipv4Addr, link: u32 },
+    /// Every address of the destination is this machine's own.
+    Local { link: u32 },
+}
+
+/// A route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) destination: Ipv4Net,
+    pub(crate) link: Option<u32>,
+}
+
+impl RouteSocket {
+    pub(crate) fn open() -> Result<Self, NetlinkError> {
+        Socket::open(NETLINK_ROUTE).map(Self)
+    }
+
+    pub(super) fn create(&mut self, message: RouteNetlinkMessage) -> Result<(), NetlinkError> {
+        self.0.request(encode(&message, NLM_F_CREATE | NLM_F_EXCL))
+    }
+
+    pub(super) fn change(&mut self, message: RouteNetlinkMessage) -> Result<(), NetlinkError> {
+        self.0.request(encode(&message, 0))
+    }
+
+    pub(super) fn dump(
+        &mut self,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let answers = self.0.dump(encode(&message, 0))?;
+        answers
+            .into_iter()
+            .map(|answer| {
+                let mut header = NetlinkHeader::default();
+                header.message_type = answer.kind;
+                RouteNetlinkMessage::deserialize(&header, &answer.payload)
+                    .map_err(|error| NetlinkError::Decode(error.to_string()))
+            })
+            .collect()
+    }
+
+    /// The IPv4 addresses of one link.
+    pub(crate) fn addresses(&mut self, link: u32) -> Result<Vec<Ipv4Net>, NetlinkError> {
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet;
+        let mut found = Vec::new();
+        for message in self.dump(RouteNetlinkMessage::GetAddress(request))? {
+            let RouteNetlinkMessage::NewAddress(message) = message else { continue };
+            if message.header.index != link {
+                continue;
+            }
+            for attribute in &message.attributes {
+                if let AddressAttribute::Local(IpAddr::V4(address)) = attribute
+                    && let Ok(net) = Ipv4Net::new(*address, message.header.prefix_len)
+                {
+                    found.push(net);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds an address; having it already is fine.
+    pub(crate) fn add_address(&mut self, link: u32, address: Ipv4Net) -> Result<(), NetlinkError> {
+        let mut message = address_message(link, address);
+        if address.prefix_len() < 31 {
+            message.attributes.push(AddressAttribute::Broadcast(address.broadcast()));
+        }
+        match self.create(RouteNetlinkMessage::NewAddress(message)) {
+            Err(error) if error.is_exists() => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(crate) fn delete_address(&mut self, link: u32, address: Ipv4Net) -> Result<(), NetlinkError> {
+        self.change(RouteNetlinkMessage::DelAddress(address_message(link, address)))
+    }
+
+    /// Makes this the only route of its destination and metric.
+    pub(crate) fn replace_route(&mut self, destination: Ipv4Net, via: Via) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::NewRoute(route_message(destination, via));
+        self.0.request(encode(&message, NLM_F_CREATE | NLM_F_REPLACE))
+    }
+
+    /// The IPv4 routes of the main table.
+    pub(crate) fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        let mut found = Vec::new();
+        for message in self.dump(RouteNetlinkMessage::GetRoute(request))? {
+            let RouteNetlinkMessage::NewRoute(message) = message else { continue };
+            if message.header.table != TABLE_MAIN || message.header.kind != RouteType::Unicast {
+                continue;
+            }
+            let mut destination = Ipv4Addr::UNSPECIFIED;
+            let mut link = None;
+            for attribute in &message.attributes {
+                match attribute {
+                    RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+                    RouteAttribute::Oif(index) => link = Some(*index),
+                    _ => {}
+                }
+            }
+            if let Ok(destination) = Ipv4Net::new(destination, message.header.destination_prefix_length) {
+                found.push(Route { destination, link });
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn address_message(link: u32, address: Ipv4Net) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = address.prefix_len();
+    message.header.index = link;
+    message.attributes = vec![
+        AddressAttribute::Local(IpAddr::V4(address.addr())),
+        AddressAttribute::Address(IpAddr::V4(address.addr())),
+    ];
+    message
+}
+
+fn route_message(destination: Ipv4Net, via: Via) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = destination.prefix_len();
+    message.header.protocol = RouteProtocol::Static;
+    if destination.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(destination.network())));
+    }
+    match via {
+        Via::Gateway { gateway, link } => {
+            message.header.table = TABLE_MAIN;
+            message.header.scope = RouteScope::Universe;
+            message.header.kind = RouteType::Unicast;
+            message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+            message.attributes.push(RouteAttribute::Oif(link));
+        }
+        Via::Local { link } => {
+            message.header.table = TABLE_LOCAL;
+            message.header.scope = RouteScope::Host;
+            message.header.kind = RouteType::Local;
+            message.attributes.push(RouteAttribute::Oif(link));
+        }
+    }
+    message
+}
+
+fn encode(message: &RouteNetlinkMessage, flags: u16) -> Message {
+    let mut payload = vec![0; message.buffer_len()];
+    message.serialize(&mut payload);
+    Message { kind: message.message_type(), flags, payload }
+}
