@@ -6,8 +6,11 @@
 pub use k8s_openapi;
 
 pub mod decode;
+pub mod default;
+pub mod expand;
 pub mod field;
 pub mod go;
+pub mod hash;
 pub mod json;
 pub mod kinds;
 pub mod names;
@@ -15,5 +18,7 @@ pub mod qos;
 pub mod quantity;
 pub mod resources;
 pub mod selector;
+pub mod service_env;
 pub mod status;
 pub mod strategic;
+pub mod time;
