@@ -19,6 +19,7 @@ mod identity;
 mod object;
 pub mod openapi;
 pub mod patch;
+pub mod pki;
 pub mod protobuf;
 mod registry;
 mod render;
