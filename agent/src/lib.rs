@@ -1,1 +1,13 @@
 //! The node agent: manifest sources, pod sync, probes, volumes, status.
+
+pub mod downward;
+pub mod env;
+pub mod etc;
+#[cfg(test)]
+mod fixture;
+pub mod names;
+pub mod objects;
+pub mod pod;
+pub mod resources;
+pub mod spec;
+pub mod volume;
