@@ -22,3 +22,4 @@ pub mod service_env;
 pub mod status;
 pub mod strategic;
 pub mod time;
+pub mod yaml;
