@@ -242,7 +242,7 @@ impl Cursor {
             let found = self.hub.ring().find(&self.prefix, self.at);
             let (events, reached) = match found {
                 Found::Batch(events, reached) => (events, reached),
-                Found::TooOld => self.from_past().await?,
+                Found::TooOld => self.read_past().await?,
                 // Caught up: say so if the last message did not.
                 Found::Nothing if self.told < Some(self.at) => (Vec::new(), self.at),
                 Found::Nothing => {
@@ -262,7 +262,7 @@ impl Cursor {
         }
     }
 
-    async fn from_past(&self) -> Result<(Vec<Event>, Revision), StoreError> {
+    async fn read_past(&self) -> Result<(Vec<Event>, Revision), StoreError> {
         let commits = match self.past.commits_after(self.at).await {
             // A watch that had begun was cut off; one that has not was asked for too late.
             Err(StoreError::Compacted { .. }) if self.told.is_some() => return Err(StoreError::Slow),

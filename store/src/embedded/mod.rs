@@ -11,6 +11,8 @@
 //! - After a failed write or sync (a full disk) the file is opened again: what is on disk then is the truth,
 //!   the commits in question were answered with [`StoreError::Unknown`].
 
+#[cfg(test)]
+mod faults;
 mod read;
 mod sweep;
 mod tables;
@@ -168,14 +170,11 @@ impl EmbeddedStore {
             .map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
         let lock = lock_directory(directory)?;
         let path = directory.join(FILE);
-        create_file(&path).map_err(|source| OpenError::File { path: path.clone(), source })?;
-        let file = path.clone();
-        let make_backend = move || {
-            let file = OpenOptions::new().read(true).write(true).open(&file)?;
-            let backend = FileBackend::new(file).map_err(io::Error::other)?;
-            Ok(Box::new(backend) as Box<dyn StorageBackend>)
-        };
-        EmbeddedStore::open_on(path, options, Box::new(make_backend), Some(lock))
+        if !path.try_exists().map_err(|source| OpenError::File { path: path.clone(), source })? {
+            create(directory)?;
+        }
+        let make_backend = file_backend(path.clone());
+        EmbeddedStore::open_on(path, options, make_backend, Some(lock))
     }
 
     fn open_on(
@@ -309,18 +308,51 @@ fn lock_directory(directory: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Make the file with the right mode, so that it never exists with a wider one, and make its name durable.
+/// Make an empty store beside its place and move it there when it is whole and synced: a power cut leaves no
+/// half-made file that the next start would refuse.
+fn create(directory: &Path) -> Result<(), OpenError> {
+    let (beside, path) = (directory.join("store.redb.new"), directory.join(FILE));
+    let failed = |source| OpenError::File { path: beside.clone(), source };
+    create_file(&beside).map_err(failed)?;
+    let fresh = Shared {
+        path: beside.clone(),
+        options: Options::default(),
+        make_backend: file_backend(beside.clone()),
+        database: RwLock::new(None),
+        _lock: None,
+    };
+    drop(fresh.open_database(false)?);
+    publish_file(&beside, &path).map_err(failed)
+}
+
+/// Make an empty file that was never readable by others.
 fn create_file(path: &Path) -> io::Result<()> {
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
-    file.sync_all()?;
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+}
+
+/// Give a whole and synced file its name.
+fn publish_file(beside: &Path, path: &Path) -> io::Result<()> {
+    File::open(beside)?.sync_all()?;
+    std::fs::rename(beside, path)?;
     match path.parent() {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),
     }
+}
+
+fn file_backend(path: PathBuf) -> Box<MakeBackend> {
+    Box::new(move || {
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        if file.metadata()?.permissions().mode() & 0o077 != 0 {
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        }
+        let backend = FileBackend::new(file).map_err(io::Error::other)?;
+        Ok(Box::new(backend) as Box<dyn StorageBackend>)
+    })
 }
 
 /// Who holds the lock on a file, from `/proc/locks` (`1: FLOCK ADVISORY WRITE <pid> <major>:<minor>:<inode> …`).

@@ -223,14 +223,9 @@ pub(super) fn backup(database: &Database, directory: &Path) -> Result<Revision, 
     let snapshot = Snapshot::of(database)?;
     std::fs::create_dir_all(directory).map_err(failed)?;
     let beside = directory.join("store.redb.new");
-    match std::fs::remove_file(&beside) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
     super::create_file(&beside).map_err(failed)?;
     copy(&snapshot, &beside).map_err(unavailable)?;
-    std::fs::rename(&beside, directory.join(super::FILE)).map_err(failed)?;
-    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+    super::publish_file(&beside, &directory.join(super::FILE)).map_err(failed)?;
     Ok(snapshot.meta.revision)
 }
 

@@ -21,11 +21,20 @@ pub struct RealEtcd {
 impl RealEtcd {
     /// Start one and wait until it answers. Panics if it cannot be had.
     pub fn start() -> RealEtcd {
-        RealEtcd::cluster(1).remove(0)
+        RealEtcd::start_in(&std::env::temp_dir())
+    }
+
+    /// Start one with its data somewhere below a directory.
+    pub fn start_in(directory: &Path) -> RealEtcd {
+        RealEtcd::members_in(directory, 1).remove(0)
     }
 
     /// Start a cluster of several members and wait until all of them answer.
     pub fn cluster(members: usize) -> Vec<RealEtcd> {
+        RealEtcd::members_in(&std::env::temp_dir(), members)
+    }
+
+    fn members_in(directory: &Path, members: usize) -> Vec<RealEtcd> {
         let peers: Vec<u16> = (0..members).map(|_| free_port()).collect();
         let cluster: Vec<String> =
             peers.iter().enumerate().map(|(i, port)| format!("m{i}=http://127.0.0.1:{port}")).collect();
@@ -33,6 +42,7 @@ impl RealEtcd {
             let peer = format!("http://127.0.0.1:{}", peers[i]);
             let client = format!("http://127.0.0.1:{}", free_port());
             RealEtcd::launch(
+                directory,
                 client,
                 &[
                     ("--name", &format!("m{i}")),
@@ -55,6 +65,7 @@ impl RealEtcd {
         let text = |path: &Path| path.display().to_string();
         let peer = format!("http://127.0.0.1:{}", free_port());
         let mut etcd = RealEtcd::launch(
+            &std::env::temp_dir(),
             format!("https://127.0.0.1:{}", free_port()),
             &[
                 ("--listen-peer-urls", &peer),
@@ -70,10 +81,10 @@ impl RealEtcd {
         etcd
     }
 
-    fn launch(endpoint: String, options: &[(&str, &str)]) -> RealEtcd {
+    fn launch(parent: &Path, endpoint: String, options: &[(&str, &str)]) -> RealEtcd {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("coracle-etcd-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let directory = std::env::temp_dir().join(name);
+        let directory = parent.join(name);
         std::fs::create_dir_all(&directory).unwrap();
         let mut arguments = vec![
             format!("--data-dir={}", directory.join("data").display()),
