@@ -2,6 +2,8 @@
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
+use crate::encode;
+
 /// No vowels and no digits that look like them, so that no words come out.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
@@ -21,8 +23,8 @@ fn fnv32a_from(start: u32, bytes: &[u8]) -> u32 {
 /// The value of the label `pod-template-hash`: the same for the same template, and another one for the same template
 /// after a collision was counted.
 pub fn pod_template(template: &PodTemplateSpec, collision_count: Option<i32>) -> String {
-    // Objects of ours always encode; a type that did not would get the hash of nothing, which still is a valid name.
-    let encoded = serde_json::to_vec(template).unwrap_or_default();
+    // Templates always encode; one that did not would get the hash of nothing, which still is a valid name.
+    let encoded = encode::to_vec(template).unwrap_or_default();
     let mut hash = fnv32a(&encoded);
     if let Some(count) = collision_count {
         hash = fnv32a_from(hash, &count.to_le_bytes());

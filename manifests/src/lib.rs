@@ -7,6 +7,7 @@ pub use k8s_openapi;
 
 pub mod decode;
 pub mod default;
+pub mod encode;
 pub mod expand;
 pub mod field;
 pub mod go;
