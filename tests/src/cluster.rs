@@ -25,6 +25,7 @@ pub struct Cluster {
     pub machine: Machine,
     options: Options,
     process: Option<Child>,
+    etcd: Option<Etcd>,
 }
 
 impl Cluster {
@@ -35,7 +36,8 @@ impl Cluster {
 
     /// A cluster with options, ready to be used.
     pub fn with(machine: Machine, options: Options) -> Self {
-        let mut cluster = Self { machine, options, process: None };
+        let etcd = (std::env::var("CORACLE_TEST_STORE").as_deref() == Ok("etcd")).then(|| Etcd::start(&machine));
+        let mut cluster = Self { machine, options, process: None, etcd };
         cluster.import_busybox();
         cluster.start();
         cluster
@@ -52,6 +54,9 @@ impl Cluster {
         };
         let mut command = self.machine.command(coracle());
         command.args(subcommand).args(self.instance_args()).args(&self.options.args);
+        if self.etcd.is_some() && self.options.subcommand.is_empty() {
+            command.args(["--etcd-servers", Etcd::URL]);
+        }
         command.args(["--log", "info"]).stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().expect("coracle starts"));
         if self.options.subcommand.is_empty() {
@@ -179,5 +184,34 @@ impl Drop for Cluster {
         if !output.success && !std::thread::panicking() {
             panic!("coracle down: {}", output.stderr);
         }
+    }
+}
+
+/// A real etcd in the machine's network.
+#[derive(Debug)]
+struct Etcd(Child);
+
+impl Etcd {
+    const URL: &str = "http://127.0.0.1:2379";
+
+    fn start(machine: &Machine) -> Self {
+        let log = File::create(machine.path("etcd.log")).expect("log file");
+        let mut command = machine.command("etcd");
+        command.arg("--data-dir").arg(machine.path("etcd")).args(["--logger", "zap"]);
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("etcd starts (Debian package etcd-server)");
+        eventually("etcd answers", || {
+            let mut client = machine.command("etcdctl");
+            client.env("ETCDCTL_API", "3").args(["endpoint", "health"]);
+            let output = crate::machine::run(&mut client);
+            if output.success { Ok(()) } else { Err(output.stderr) }
+        });
+        Self(child)
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
