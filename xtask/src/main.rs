@@ -3,10 +3,15 @@
 #![allow(clippy::print_stdout, reason = "a report is what this program is for")]
 
 mod bench;
+mod protobuf_table;
 
 fn main() -> anyhow::Result<()> {
-    match std::env::args().nth(1).as_deref() {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
         Some("bench") => bench::run(),
-        _ => anyhow::bail!("usage: cargo run --release -p xtask -- bench"),
+        Some("protobuf-table") => protobuf_table::run(arguments),
+        _ => anyhow::bail!(
+            "usage: cargo run --release -p xtask -- bench | protobuf-table API_DIR APIMACHINERY_DIR"
+        ),
     }
 }

@@ -43,7 +43,8 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
     beside.push(".new");
     let beside = PathBuf::from(beside);
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(content)?;
         file.sync_all()?;

@@ -19,8 +19,8 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
@@ -113,7 +113,8 @@ impl Pki {
             (Some(_), None) => return Err(PkiError::HalfCa { present: certificate, absent: key }),
             // A key without a certificate is what a crash between the two writes below leaves: nothing was signed yet.
             (None, _) => {
-                let pair = new_ca().map_err(|source| PkiError::Issue { name: "the CA".to_owned(), source })?;
+                let pair =
+                    new_ca().map_err(|source| PkiError::Issue { name: "the CA".to_owned(), source })?;
                 files::write_private(&key, pair.key.as_bytes())?;
                 files::write_private(&certificate, pair.certificate.as_bytes())?;
                 (pair.certificate, pair.key)
@@ -184,11 +185,15 @@ impl Pki {
     fn fits(&self, certificate: &str, key: &str, subject: &Subject, now: SystemTime) -> bool {
         let Ok(key) = KeyPair::from_pem(key) else { return false };
         let (Some(der), Some(ca_der)) = (der(certificate), der(&self.ca_pem)) else { return false };
-        let (Ok((_, parsed)), Ok((_, ca))) = (X509Certificate::from_der(&der), X509Certificate::from_der(&ca_der)) else {
+        let (Ok((_, parsed)), Ok((_, ca))) =
+            (X509Certificate::from_der(&der), X509Certificate::from_der(&ca_der))
+        else {
             return false;
         };
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let renew_from = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0).saturating_sub(LIFETIME.as_secs() / 4);
+        let renew_from = u64::try_from(parsed.validity().not_after.timestamp())
+            .unwrap_or(0)
+            .saturating_sub(LIFETIME.as_secs() / 4);
         parsed.verify_signature(Some(ca.public_key())).is_ok()
             && parsed.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
             && now < renew_from
@@ -202,7 +207,8 @@ fn new_ca() -> Result<Pair, rcgen::Error> {
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, "coracle-ca");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     (params.not_before, params.not_after) = validity(CA_LIFETIME);
     let certificate = params.self_signed(&key)?;
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
@@ -233,8 +239,11 @@ fn subject_of(certificate: &X509Certificate<'_>) -> Subject {
     let texts = |attributes: Vec<&str>| attributes.into_iter().map(str::to_owned).collect::<Vec<_>>();
     let name = certificate.subject();
     let mut subject = Subject {
-        common_name: texts(name.iter_common_name().filter_map(|attribute| attribute.as_str().ok()).collect()).concat(),
-        organizations: texts(name.iter_organization().filter_map(|attribute| attribute.as_str().ok()).collect()),
+        common_name: texts(name.iter_common_name().filter_map(|attribute| attribute.as_str().ok()).collect())
+            .concat(),
+        organizations: texts(
+            name.iter_organization().filter_map(|attribute| attribute.as_str().ok()).collect(),
+        ),
         ..Subject::default()
     };
     for extension in certificate.extensions() {
@@ -251,7 +260,10 @@ fn subject_of(certificate: &X509Certificate<'_>) -> Subject {
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
-    <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+    <[u8; 4]>::try_from(bytes)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }
 
 /// The order of names says nothing.
@@ -262,7 +274,6 @@ fn normal(subject: &Subject) -> Subject {
     subject.addresses.sort();
     subject
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -41,7 +41,10 @@ fn a_certificate_is_made_again_when_it_does_not_fit() {
     assert!(!pki.fits(&pair.certificate, &other.key, &server(), SystemTime::now()), "another key");
 
     assert!(pki.fits(&pair.certificate, &pair.key, &server(), SystemTime::now() + LIFETIME / 2));
-    assert!(!pki.fits(&pair.certificate, &pair.key, &server(), SystemTime::now() + LIFETIME * 4 / 5), "about to expire");
+    assert!(
+        !pki.fits(&pair.certificate, &pair.key, &server(), SystemTime::now() + LIFETIME * 4 / 5),
+        "about to expire"
+    );
 }
 
 #[test]

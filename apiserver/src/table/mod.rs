@@ -23,7 +23,6 @@ use serde_json::value::RawValue;
 
 pub use column::Column;
 use column::RowCondition;
-pub use human::human_duration;
 
 /// How much of the object goes into its row, beside the cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

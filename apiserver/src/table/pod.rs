@@ -2,7 +2,7 @@
 //! container, a container or the deletion has more to say, each overriding what came before.
 
 use super::column::{AGE, NAME, RowCondition, string, wide};
-use super::human::{age, human_duration, instant, name, non_empty};
+use super::human::{age, instant, name, non_empty};
 use super::{Printer, Row, print};
 use manifests::k8s_openapi::api::core::v1::{
     ContainerState, ContainerStatus, Pod, PodCondition, PodSpec, PodStatus,
@@ -82,7 +82,7 @@ impl Restarts {
     fn print(self, now: Timestamp) -> String {
         match self.last {
             Some(last) if self.count != 0 => {
-                format!("{} ({} ago)", self.count, human_duration(now.duration_since(last)))
+                format!("{} ({} ago)", self.count, manifests::time::age(now.duration_since(last)))
             }
             _ => self.count.to_string(),
         }

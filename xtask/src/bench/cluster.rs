@@ -28,7 +28,12 @@ impl Cluster {
         let net = cluster.net;
         let mut command = cluster.command(&["up", "--node-name", "bench", "--log", "warn"]);
         command.args(["--listen", &format!("127.0.0.1:{port}")]);
-        command.args(["--pod-cidr", &format!("10.{net}.0.0/16"), "--service-cidr", &format!("10.{}.0.0/16", net + 1)]);
+        command.args([
+            "--pod-cidr",
+            &format!("10.{net}.0.0/16"),
+            "--service-cidr",
+            &format!("10.{}.0.0/16", net + 1),
+        ]);
         command.stdout(Stdio::null()).stderr(std::fs::File::create(cluster.path("log"))?);
         cluster.process = Some(command.spawn().context("starting coracle")?);
         Ok(cluster)
@@ -42,7 +47,12 @@ impl Cluster {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let binary = std::env::var_os("CORACLE_BIN").unwrap_or_else(|| "target/release/coracle".into());
         let mut command = Command::new(binary);
-        command.args(arguments).arg("--data-dir").arg(self.path("data")).arg("--run-dir").arg(self.path("run"));
+        command
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(self.path("data"))
+            .arg("--run-dir")
+            .arg(self.path("run"));
         command
     }
 
@@ -76,7 +86,8 @@ impl Cluster {
             self.alive()?;
             if let Some(node) = nodes.get_opt("bench").await? {
                 let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-                if conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True") {
+                if conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+                {
                     return Ok(());
                 }
             }
@@ -106,7 +117,10 @@ impl Cluster {
 
     fn stop(&mut self) {
         if let Some(mut child) = self.process.take() {
-            _ = rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM);
+            _ = rustix::process::kill_process(
+                rustix::process::Pid::from_child(&child),
+                rustix::process::Signal::TERM,
+            );
             _ = child.wait();
         }
     }

@@ -22,7 +22,11 @@ impl Memory {
             .by_role
             .iter()
             .map(|(role, (count, pss, rss))| {
-                if *count == 1 { format!("{role} {pss:.1} (RSS {rss:.1})") } else { format!("{count} × {role} {:.2} each", pss / *count as f64) }
+                if *count == 1 {
+                    format!("{role} {pss:.1} (RSS {rss:.1})")
+                } else {
+                    format!("{count} × {role} {:.2} each", pss / *count as f64)
+                }
             })
             .collect();
         roles.join(", ")
@@ -36,7 +40,8 @@ fn processes(cluster: &Cluster) -> Vec<(u32, String)> {
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words: Vec<String> = line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let words: Vec<String> =
+            line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
         if words.iter().any(|word| word.contains(&marker)) && words.len() > 1 {
             found.push((pid, words[1].clone()));
         }
@@ -47,10 +52,12 @@ fn processes(cluster: &Cluster) -> Vec<(u32, String)> {
 pub(crate) fn of_instance(cluster: &Cluster) -> anyhow::Result<Memory> {
     let mut memory = Memory::default();
     for (pid, role) in processes(cluster) {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).with_context(|| format!("process {pid}"))?;
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+            .with_context(|| format!("process {pid}"))?;
         let field = |name: &str| -> f64 {
             let line = rollup.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-            line.split_whitespace().nth(1).and_then(|number| number.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+            line.split_whitespace().nth(1).and_then(|number| number.parse::<f64>().ok()).unwrap_or(0.0)
+                / 1024.0
         };
         let (pss, rss) = (field("Pss:"), field("Rss:"));
         memory.pss += pss;

@@ -56,17 +56,37 @@ async fn measure() -> anyhow::Result<()> {
     row("idle CPU with 0 pods, % of a core", idle, peer::IDLE_PERCENT, "over 60 s");
 
     let latencies = pods::one_by_one(&cluster, 50).await?;
-    row("create to Running, ms (p50 of 50)", latencies.running.median_ms(), peer::RUNNING_MS, &latencies.running.spread("ms", 1000.0));
+    row(
+        "create to Running, ms (p50 of 50)",
+        latencies.running.median_ms(),
+        peer::RUNNING_MS,
+        &latencies.running.spread("ms", 1000.0),
+    );
     row("create to Running, ms (p99)", latencies.running.percentile_ms(99), f64::NAN, "");
-    row("delete, grace 0: object gone, ms (p50)", latencies.object_gone.median_ms(), 6.7, &latencies.object_gone.spread("ms", 1000.0));
-    row("delete, grace 0: process gone, ms (p50)", latencies.process_gone.median_ms(), peer::GONE_MS, &latencies.process_gone.spread("ms", 1000.0));
+    row(
+        "delete, grace 0: object gone, ms (p50)",
+        latencies.object_gone.median_ms(),
+        6.7,
+        &latencies.object_gone.spread("ms", 1000.0),
+    );
+    row(
+        "delete, grace 0: process gone, ms (p50)",
+        latencies.process_gone.median_ms(),
+        peer::GONE_MS,
+        &latencies.process_gone.spread("ms", 1000.0),
+    );
 
     let burst = pods::at_once(&cluster, 30).await?;
     row("30 pods at once, all Running, s", burst.as_secs_f64(), peer::BURST_S, "image present");
     tokio::time::sleep(Duration::from_secs(5)).await;
     let full = memory::of_instance(&cluster)?;
     row("memory with 30 pods, MiB (PSS)", full.pss, 821.0, &full.detail());
-    row("memory per pod, MiB (PSS)", (full.pss - empty.pss) / 30.0, peer::MEMORY_PER_POD_MIB, "all of coracle's, the keepers included");
+    row(
+        "memory per pod, MiB (PSS)",
+        (full.pss - empty.pss) / 30.0,
+        peer::MEMORY_PER_POD_MIB,
+        "all of coracle's, the keepers included",
+    );
     let idle = memory::idle_percent(&cluster, Duration::from_secs(60)).await?;
     row("idle CPU with 30 pods, % of a core", idle, 8.75, "over 60 s");
     let gone = pods::delete_all(&cluster).await?;

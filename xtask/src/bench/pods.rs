@@ -43,7 +43,8 @@ fn process_exists(seconds: u32) -> bool {
 
 async fn watch(api: &Api<Pod>) -> anyhow::Result<client::WatchStream<Pod>> {
     let list = api.list(&ListParams::default()).await?;
-    let params = WatchParams { resource_version: list.metadata.resource_version.clone(), ..WatchParams::default() };
+    let params =
+        WatchParams { resource_version: list.metadata.resource_version.clone(), ..WatchParams::default() };
     Ok(api.watch(&params).await?)
 }
 
@@ -56,7 +57,11 @@ pub(crate) async fn one_by_one(cluster: &Cluster, count: u32) -> anyhow::Result<
         let name = format!("bench-{index}");
         let begin = Instant::now();
         api.create(&pod(&name, seconds)?).await?;
-        wait(&mut events, |event| matches!(event, WatchEvent::Added(pod) | WatchEvent::Modified(pod) if is_running(pod))).await?;
+        wait(
+            &mut events,
+            |event| matches!(event, WatchEvent::Added(pod) | WatchEvent::Modified(pod) if is_running(pod)),
+        )
+        .await?;
         latencies.running.add(begin.elapsed());
         tokio::time::sleep(Duration::from_millis(30)).await;
 
@@ -73,9 +78,14 @@ pub(crate) async fn one_by_one(cluster: &Cluster, count: u32) -> anyhow::Result<
     Ok(latencies)
 }
 
-async fn wait(events: &mut client::WatchStream<Pod>, wanted: impl Fn(&WatchEvent<Pod>) -> bool) -> anyhow::Result<()> {
+async fn wait(
+    events: &mut client::WatchStream<Pod>,
+    wanted: impl Fn(&WatchEvent<Pod>) -> bool,
+) -> anyhow::Result<()> {
     loop {
-        let next = tokio::time::timeout(Duration::from_secs(30), events.next()).await.context("nothing happens any more")?;
+        let next = tokio::time::timeout(Duration::from_secs(30), events.next())
+            .await
+            .context("nothing happens any more")?;
         if wanted(&next.context("the watch ended")??) {
             return Ok(());
         }
@@ -86,13 +96,17 @@ async fn wait(events: &mut client::WatchStream<Pod>, wanted: impl Fn(&WatchEvent
 pub(crate) async fn at_once(cluster: &Cluster, count: u32) -> anyhow::Result<Duration> {
     let api = cluster.client()?.namespaced::<Pod>("default");
     let mut events = watch(&api).await?;
-    let pods: Vec<Pod> = (0..count).map(|index| pod(&format!("burst-{index}"), 2_000_000 + index)).collect::<Result<_, _>>()?;
+    let pods: Vec<Pod> = (0..count)
+        .map(|index| pod(&format!("burst-{index}"), 2_000_000 + index))
+        .collect::<Result<_, _>>()?;
     let begin = Instant::now();
     let creations = futures_util::future::try_join_all(pods.iter().map(|pod| api.create(pod)));
     let all_running = async {
         let mut running = BTreeSet::new();
         while running.len() < count as usize {
-            let next = tokio::time::timeout(Duration::from_secs(60), events.next()).await.context("nothing happens any more")?;
+            let next = tokio::time::timeout(Duration::from_secs(60), events.next())
+                .await
+                .context("nothing happens any more")?;
             if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = next.context("the watch ended")??
                 && is_running(&pod)
             {
@@ -115,7 +129,9 @@ pub(crate) async fn delete_all(cluster: &Cluster) -> anyhow::Result<Duration> {
     let names: Vec<String> = list.items.iter().filter_map(|pod| pod.metadata.name.clone()).collect();
     let params = DeleteParams::default().grace(0);
     futures_util::future::try_join_all(names.iter().map(|name| api.delete(name, &params))).await?;
-    while (0..names.len()).any(|index| u32::try_from(index).is_ok_and(|index| process_exists(2_000_000 + index))) {
+    while (0..names.len())
+        .any(|index| u32::try_from(index).is_ok_and(|index| process_exists(2_000_000 + index)))
+    {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(begin.elapsed())
