@@ -45,8 +45,8 @@ pub struct Pki {
 pub struct Subject {
     /// Common name: the user's name.
     pub common_name: String,
-    /// Organisations: the user's groups.
-    pub organizations: Vec<String>,
+    /// Organisation: the user's group. (The certificate library keeps one of each attribute.)
+    pub organization: Option<String>,
     /// Host names that a server answers to.
     pub dns_names: Vec<String>,
     /// Addresses that a server answers at.
@@ -216,7 +216,7 @@ fn new_ca() -> Result<Pair, rcgen::Error> {
 
 fn distinguished_name(subject: &Subject) -> DistinguishedName {
     let mut name = DistinguishedName::new();
-    for organization in &subject.organizations {
+    if let Some(organization) = &subject.organization {
         name.push(DnType::OrganizationName, organization.as_str());
     }
     name.push(DnType::CommonName, subject.common_name.as_str());
@@ -236,14 +236,14 @@ fn der(pem: &str) -> Option<Vec<u8>> {
 
 /// Reads the subject back from a certificate.
 fn subject_of(certificate: &X509Certificate<'_>) -> Subject {
-    let texts = |attributes: Vec<&str>| attributes.into_iter().map(str::to_owned).collect::<Vec<_>>();
     let name = certificate.subject();
     let mut subject = Subject {
-        common_name: texts(name.iter_common_name().filter_map(|attribute| attribute.as_str().ok()).collect())
-            .concat(),
-        organizations: texts(
-            name.iter_organization().filter_map(|attribute| attribute.as_str().ok()).collect(),
-        ),
+        common_name: name
+            .iter_common_name()
+            .find_map(|attribute| attribute.as_str().ok())
+            .unwrap_or_default()
+            .to_owned(),
+        organization: name.iter_organization().find_map(|attribute| attribute.as_str().ok()).map(str::to_owned),
         ..Subject::default()
     };
     for extension in certificate.extensions() {
@@ -269,7 +269,6 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 /// The order of names says nothing.
 fn normal(subject: &Subject) -> Subject {
     let mut subject = subject.clone();
-    subject.organizations.sort();
     subject.dns_names.sort();
     subject.addresses.sort();
     subject

@@ -28,19 +28,19 @@ mod tests {
     use rustls_pki_types::pem::PemObject as _;
 
     #[test]
-    fn the_name_is_the_user_and_organisations_are_groups() {
+    fn the_name_is_the_user_and_the_organisation_a_group() {
         let directory = tempfile::tempdir().unwrap();
         let pki = Pki::open(directory.path()).unwrap();
         let subject = Subject {
             common_name: "admin".to_owned(),
-            organizations: vec!["system:masters".to_owned(), "staff".to_owned()],
+            organization: Some("system:masters".to_owned()),
             ..Subject::default()
         };
         let pair = pki.issue("admin", &subject).unwrap();
         let der = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
         let identity = identity(Some(&[der]));
         assert_eq!(identity.user, "admin");
-        assert!(identity.is_in("system:masters") && identity.is_in("staff") && identity.is_in("system:authenticated"));
+        assert!(identity.is_in("system:masters") && identity.is_in("system:authenticated"));
     }
 
     #[test]
