@@ -109,6 +109,8 @@ struct Shared<K> {
     /// Held by the writer while it changes objects and tells handlers, and while a handler is added: so
     /// each handler hears of every object exactly once, and changes in order.
     handlers: Mutex<Vec<Handler<K>>>,
+    /// Told after every change, for those who wait for one.
+    changed: Notify,
     synced: watch::Sender<bool>,
 }
 
@@ -240,6 +242,20 @@ impl<K: Object> Cache<K> {
         Changes { pending }
     }
 
+    /// Returns when what is known about a key satisfies a condition: how a writer waits until the cache
+    /// shows its write. Add a time limit where the condition might never hold.
+    pub async fn wait_until(&self, key: &ObjectKey, mut holds: impl FnMut(Option<&K>) -> bool) {
+        loop {
+            let mut changed = std::pin::pin!(self.shared.changed.notified());
+            // Enlisted before looking, so that no change falls in between.
+            changed.as_mut().enable();
+            if holds(self.get(key).as_deref()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Whether the first list has arrived.
     pub fn is_synced(&self) -> bool {
         *self.shared.synced.borrow()
@@ -275,6 +291,7 @@ pub fn cache<K: Object>(trim: fn(&mut K)) -> (CacheWriter<K>, Cache<K>) {
     let shared = Arc::new(Shared {
         objects: RwLock::new(Objects { by_key: BTreeMap::new(), indexes: Vec::new() }),
         handlers: Mutex::new(Vec::new()),
+        changed: Notify::new(),
         synced: watch::Sender::new(false),
     });
     (CacheWriter { shared: shared.clone(), trim }, Cache { shared })
@@ -324,15 +341,18 @@ impl<K: Object> CacheWriter<K> {
         if let Some(old) = old.as_ref().filter(|old| old.uid() != object.uid()) {
             tell(handlers, &Change { key: &key, old: Some(old), new: None });
             tell(handlers, &Change { key: &key, old: None, new: Some(&object) });
+            self.shared.changed.notify_waiters();
             return;
         }
         tell(handlers, &Change { key: &key, old: old.as_ref(), new: Some(&object) });
+        self.shared.changed.notify_waiters();
     }
 
     fn take(&self, handlers: &mut Vec<Handler<K>>, key: &ObjectKey) {
         let old = self.shared.write().remove(key);
         if let Some(old) = old {
             tell(handlers, &Change { key, old: Some(&old), new: None });
+            self.shared.changed.notify_waiters();
         }
     }
 }

@@ -103,3 +103,26 @@ async fn synced_with_the_first_list() {
     waiter.await.unwrap();
     assert!(cache.is_synced());
 }
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_condition() {
+    let (mut writer, cache) = cache::<ConfigMap>(trim_managed_fields);
+    let key = ObjectKey::new("a", "x");
+    let waiter = tokio::task::spawn({
+        let (cache, key) = (cache.clone(), key.clone());
+        async move {
+            cache
+                .wait_until(&key, |object| {
+                    object.is_some_and(|map: &ConfigMap| map.resource_version() == "3")
+                })
+                .await
+        }
+    });
+    for version in 1..4 {
+        tokio::task::yield_now().await;
+        assert!(!waiter.is_finished());
+        writer.apply(map("a", "x", version, "red"));
+    }
+    waiter.await.unwrap();
+    cache.wait_until(&key, |object| object.is_some()).await;
+}

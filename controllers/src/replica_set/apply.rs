@@ -1,0 +1,157 @@
+//! Carries a plan out, and waits until the caches show it.
+//!
+//! The wait is what makes stale caches harmless: a ReplicaSet is not looked at again before its last pass
+//! is visible, so pods are never made or deleted twice. No memory of the past is needed for it.
+
+use std::time::Duration;
+
+use client::{Cache, Client, Error, ErrorChain, EventRecorder, Object, ObjectKey};
+use futures_util::future::join_all;
+use manifests::k8s_openapi::api::apps::v1::ReplicaSet;
+use manifests::k8s_openapi::api::core::v1::Pod;
+use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::decide::Action;
+use super::status::Failure;
+use crate::ownership::{Ref, adopt, controller_reference, release};
+
+/// A cache that does not show a write for so long is asked about at the API server.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What an attempt came to.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) failure: Failure,
+    pub(super) error: Error,
+}
+
+pub(super) struct Hands<'a> {
+    pub(super) client: &'a Client,
+    pub(super) pods: &'a Cache<Pod>,
+    pub(super) events: &'a EventRecorder,
+}
+
+impl Hands<'_> {
+    pub(super) async fn apply(&self, owner: &ReplicaSet, actions: &[Action]) -> Result<(), Failed> {
+        for action in actions {
+            match action {
+                Action::Adopt(pod) => adopt::<Pod, _>(self.client, owner, pod).await.map_err(not_counted)?,
+                Action::Release(pod) => {
+                    release::<Pod>(self.client, owner.uid(), pod).await.map_err(not_counted)?;
+                }
+                Action::Create(count) => self.create(owner, *count).await?,
+                Action::Delete(pods) => self.delete(owner, pods).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// In batches of 1, 2, 4, …: what fails once would fail for all, and should not be tried 500 times.
+    async fn create(&self, owner: &ReplicaSet, count: usize) -> Result<(), Failed> {
+        let pod = pod_of(owner);
+        let api = self.client.namespaced::<Pod>(owner.namespace());
+        let (mut left, mut batch) = (count, 1);
+        while left > 0 {
+            let size = left.min(batch);
+            let created = join_all((0..size).map(|_| async { api.create(&pod).await })).await;
+            let mut failed = None;
+            for result in created {
+                match result {
+                    Ok(pod) => {
+                        self.events.normal(owner, "SuccessfulCreate", format!("Created pod: {}", pod.name()));
+                        self.wait_for_creation(&pod).await;
+                    }
+                    // Nothing can be made there, and what is there will go: no failure, and nothing to retry.
+                    Err(error) if error.is_namespace_terminating() => return Ok(()),
+                    Err(error) => failed = Some(error),
+                }
+            }
+            if let Some(error) = failed {
+                return Err(self.report(owner, "FailedCreate", "Error creating: ", error));
+            }
+            left -= size;
+            batch *= 2;
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, owner: &ReplicaSet, pods: &[Ref]) -> Result<(), Failed> {
+        let deleted = join_all(pods.iter().map(|pod| async move {
+            let api = self.client.namespaced::<Pod>(&pod.key.namespace);
+            match api.delete(&pod.key.name, &pod.delete_params()).await {
+                Ok(_) => Ok(Some(pod)),
+                // Another of that name is not ours, and ours is gone.
+                Err(error) if error.is_not_found() || error.is_conflict() => Ok(None),
+                Err(error) => Err(error),
+            }
+        }))
+        .await;
+        let mut failed = None;
+        for result in deleted {
+            match result {
+                Ok(Some(pod)) => {
+                    self.events.normal(owner, "SuccessfulDelete", format!("Deleted pod: {}", pod.key.name));
+                    self.wait_for_deletion(pod).await;
+                }
+                Ok(None) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(()), |error| Err(self.report(owner, "FailedDelete", "Error deleting: ", error)))
+    }
+
+    fn report(&self, owner: &ReplicaSet, reason: &'static str, what: &str, error: Error) -> Failed {
+        let message = ErrorChain(&error).to_string();
+        self.events.warning(owner, reason, format!("{what}{message}"));
+        Failed { failure: Failure { reason, message }, error }
+    }
+
+    async fn wait_for_creation(&self, pod: &Pod) {
+        let shown = |shown: Option<&Pod>| shown.is_some_and(|shown| shown.uid() == pod.uid());
+        self.wait(&pod.key(), shown, |newest| newest.uid() != pod.uid()).await;
+    }
+
+    async fn wait_for_deletion(&self, pod: &Ref) {
+        let going = |newest: &Pod| newest.uid() != pod.uid || newest.metadata.deletion_timestamp.is_some();
+        self.wait(&pod.key, |shown| shown.is_none_or(going), |_| false).await;
+    }
+
+    /// Waits until the cache shows what was done, or the API server says that it will not: the pod is gone,
+    /// or `over` says so.
+    async fn wait(&self, key: &ObjectKey, holds: impl Fn(Option<&Pod>) -> bool, over: impl Fn(&Pod) -> bool) {
+        loop {
+            if tokio::time::timeout(PATIENCE, self.pods.wait_until(key, &holds)).await.is_ok() {
+                return;
+            }
+            match self.client.namespaced::<Pod>(&key.namespace).get_opt(&key.name).await {
+                Ok(Some(newest)) if !over(&newest) => tracing::debug!(pod = %key, "the cache is behind"),
+                Ok(_) => return,
+                Err(error) => tracing::debug!(pod = %key, error = %ErrorChain(&error), "the cache is behind"),
+            }
+        }
+    }
+}
+
+/// Adoption and release are not what `ReplicaFailure` is about, but the pass has failed.
+fn not_counted(error: Error) -> Failed {
+    Failed { failure: Failure { reason: "FailedCreate", message: ErrorChain(&error).to_string() }, error }
+}
+
+/// A new pod from the template.
+fn pod_of(owner: &ReplicaSet) -> Pod {
+    let template = owner.spec.template.clone().unwrap_or_default();
+    let meta = template.metadata.unwrap_or_default();
+    Pod {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{}-", owner.name())),
+            namespace: owner.metadata.namespace.clone(),
+            labels: meta.labels,
+            annotations: meta.annotations,
+            finalizers: meta.finalizers,
+            owner_references: Some(vec![controller_reference(owner)]),
+            ..ObjectMeta::default()
+        },
+        spec: template.spec,
+        status: None,
+    }
+}
