@@ -8,6 +8,7 @@
 //! - `write/` is the loop that decides and commits;
 //! - `watch_cache/` is what every read is served from: bytes that were encoded once, when the object was written.
 
+mod admission;
 mod body;
 mod config;
 pub mod discovery;
@@ -21,6 +22,7 @@ pub mod openapi;
 pub mod patch;
 pub mod pki;
 pub mod protobuf;
+mod random;
 mod registry;
 mod render;
 mod request;

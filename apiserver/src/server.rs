@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::handlers::{Call, Reply};
 use crate::identity::Identity;
+use crate::random;
 use crate::registry::{Env, Part, Registry};
 use crate::render;
 use crate::request::accept;
@@ -83,14 +84,14 @@ impl ApiServer {
         Timestamp::now()
     }
 
-    pub(crate) fn env<'a>(&'a self, identity: &'a Identity) -> Env<'a> {
-        Env { registry: &self.registry, config: &self.config, identity, now: self.now() }
+    pub(crate) fn env(&self) -> Env<'_> {
+        Env { registry: &self.registry, caches: &self.caches, config: &self.config, now: self.now() }
     }
 
     /// How long a watch without a timeout of its own lasts: spread, so that not all clients come back at once.
     pub(crate) fn watch_timeout(&self) -> Duration {
-        let spread = f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-        self.config.min_watch.mul_f64(1.0 + spread)
+        let spread = random::below(1000);
+        self.config.min_watch.mul_f64(1.0 + spread as f64 / 1000.0)
     }
 
     /// Answers one request.
@@ -122,12 +123,33 @@ impl ApiServer {
     }
 
     async fn dispatch(&self, call: &Call, method: &Method, body: Body) -> Result<Reply, Error> {
-        let part = match call.path.subresource.as_str() {
+        let kind = call.row.kind;
+        let named = !call.path.name.is_empty();
+        let subresource = call.path.subresource.as_str();
+        if !call.path.rest.is_empty() || (!subresource.is_empty() && kind.subresource(subresource).is_none()) {
+            return Err(ApiError::unknown_path().into());
+        }
+        if kind.namespaced && call.path.namespace.is_empty() && (named || *method == Method::POST) {
+            return Err(ApiError::unknown_path().into());
+        }
+        let limit = self.config.max_body;
+        let part = match subresource {
             "" => Part::Main,
             "status" => Part::Status,
-            _ => return Err(ApiError::unknown_path().into()),
+            "finalize" => Part::Finalize,
+            "ephemeralcontainers" => Part::EphemeralContainers,
+            "scale" => {
+                return match *method {
+                    Method::GET => self.get_scale(call).await,
+                    Method::PUT => self.update_scale(call, body.read(limit).await?).await,
+                    Method::PATCH => self.patch_scale(call, body.read(limit).await?).await,
+                    _ => Err(call.row.method_not_allowed(method.as_str()).into()),
+                };
+            }
+            "binding" if *method == Method::POST => return self.bind(call, body.read(limit).await?).await,
+            "eviction" if *method == Method::POST => return self.evict(call, body.read(limit).await?).await,
+            _ => return Err(call.row.method_not_allowed(method.as_str()).into()),
         };
-        let named = !call.path.name.is_empty();
         match (method, named) {
             (&Method::GET, _) => {
                 let params = ListParams::parse(&call.params, call.path.watch_prefix)?;
@@ -137,9 +159,11 @@ impl ApiServer {
                     (false, false) => self.list(call, &params).await,
                 }
             }
-            (&Method::POST, false) => self.create(call, body.read(self.config.max_body).await?).await,
-            (&Method::PUT, true) => self.update(call, part, body.read(self.config.max_body).await?).await,
-            (&Method::DELETE, true) => self.delete(call, body.read(self.config.max_body).await?).await,
+            (&Method::POST, false) => self.create(call, body.read(limit).await?).await,
+            (&Method::PUT, true) => self.update(call, part, body.read(limit).await?).await,
+            (&Method::PATCH, true) => self.patch(call, part, body.read(limit).await?).await,
+            (&Method::DELETE, true) if part == Part::Main => self.delete(call, body.read(limit).await?).await,
+            (&Method::DELETE, false) => self.delete_collection(call, body.read(limit).await?).await,
             _ => Err(call.row.method_not_allowed(method.as_str()).into()),
         }
     }

@@ -5,11 +5,13 @@ use http::StatusCode;
 use manifests::status::ApiError;
 
 use super::{Call, Reply};
+use crate::admission::namespace_lifecycle;
 use crate::error::Error;
-use crate::registry::{AnyObject, Env, Row};
+use crate::registry::{AnyObject, Claims, Env, Row};
 use crate::request::content;
 use crate::request::params::WriteParams;
 use crate::server::ApiServer;
+use crate::write::decode::decode;
 use crate::write::{Current, Decision, metadata};
 
 /// With a generated name that is taken, another one is tried; so often.
@@ -18,9 +20,9 @@ const NAME_ATTEMPTS: usize = 8;
 impl ApiServer {
     pub(crate) async fn create(&self, call: &Call, body: Bytes) -> Result<Reply, Error> {
         let write = WriteParams::parse(&call.params, "CreateOptions")?;
-        let value = content::value(&call.headers, &body)?;
+        let document = content::document(&call.headers, &body)?;
         drop(body);
-        let decoded = decode_as(&call.row, value, &write)?;
+        let decoded = decode(&call.row, document, write.field_validation)?;
         let mut object = decoded.object;
         if object.meta().resource_version.as_ref().is_some_and(|version| !version.is_empty()) {
             return Err(
@@ -54,7 +56,7 @@ impl ApiServer {
         let mut warnings = Vec::new();
         let written = self
             .write(&call.row, &key, dry_run, |current| {
-                let env = self.env(&call.identity);
+                let env = self.env();
                 let decision = decide(&call.row, current, &*object, &env)?;
                 if let Decision::Put(object, _) = &decision {
                     warnings = call.row.hooks.warnings(&**object);
@@ -81,6 +83,11 @@ pub(crate) fn decide(
 ) -> Result<Decision, Error> {
     let mut object = object.boxed();
     let name = object.meta().name.clone().unwrap_or_default();
+    let mut claims = Claims::default();
+    if row.kind.namespaced {
+        let namespace = object.meta().namespace.clone().unwrap_or_default();
+        claims.compare.push(namespace_lifecycle::admit_create(env, row, &namespace, &name)?);
+    }
     row.hooks.default(&mut *object);
     row.hooks.prepare_create(&mut *object, env)?;
     let errors = row.hooks.validate(&*object);
@@ -90,7 +97,9 @@ pub(crate) fn decide(
     if let Some(existing) = &current.object {
         return Err(exists(row, &name, &**existing, object.meta().generate_name.as_deref()).into());
     }
-    let claims = row.hooks.claims(Some(&*object), None, env)?;
+    let own = row.hooks.claims(Some(&*object), None, env)?;
+    claims.compare.extend(own.compare);
+    claims.ops.extend(own.ops);
     Ok(Decision::Put(object, claims))
 }
 
@@ -106,39 +115,4 @@ fn exists(row: &Row, name: &str, existing: &dyn AnyObject, generate_name: Option
     let mut status = error.into_status();
     status.message = Some(format!("object is being deleted: {}", status.message.unwrap_or_default()));
     ApiError::from_status(status)
-}
-
-/// An object from a request.
-pub(crate) struct Decoded {
-    pub(crate) object: Box<dyn AnyObject>,
-    pub(crate) warnings: Vec<String>,
-}
-
-/// Reads an object of the row's kind.
-pub(crate) fn decode_as(row: &Row, mut value: serde_json::Value, _: &WriteParams) -> Result<Decoded, Error> {
-    let expected = (row.kind.api_version(), row.kind.kind);
-    let Some(fields) = value.as_object_mut() else {
-        return Err(ApiError::bad_request("the body of the request is not an object").into());
-    };
-    let text =
-        |value: Option<&serde_json::Value>| value.and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-    let (api_version, kind) = (text(fields.get("apiVersion")), text(fields.get("kind")));
-    if !api_version.is_empty() && api_version != expected.0 {
-        return Err(ApiError::bad_request(format!(
-            "the API version in the data ({api_version}) does not match the expected API version ({})",
-            expected.0
-        ))
-        .into());
-    }
-    if !kind.is_empty() && kind != expected.1 {
-        let message =
-            format!("{kind} in version \"{api_version}\" cannot be handled as a {}: converting", expected.1);
-        return Err(ApiError::bad_request(message).into());
-    }
-    fields.insert("apiVersion".to_owned(), expected.0.into());
-    fields.insert("kind".to_owned(), expected.1.into());
-    let bytes = value.to_string();
-    let object =
-        row.hooks.from_json(bytes.as_bytes()).map_err(|error| ApiError::bad_request(error.to_string()))?;
-    Ok(Decoded { object, warnings: Vec::new() })
 }

@@ -5,43 +5,37 @@ use http::StatusCode;
 use manifests::field::{FieldError, Path};
 use manifests::status::ApiError;
 
-use super::create::{decide as decide_create, decode_as};
+use super::create::decide as decide_create;
 use super::{Call, Reply};
 use crate::error::Error;
 use crate::registry::{AnyObject, Env, Part, Row};
 use crate::request::content;
 use crate::request::params::{WriteParams, resource_version};
 use crate::server::ApiServer;
+use crate::write::decode::decode;
 use crate::write::{Current, Decision, Outcome, metadata};
 
 impl ApiServer {
     pub(crate) async fn update(&self, call: &Call, part: Part, body: Bytes) -> Result<Reply, Error> {
         let write = WriteParams::parse(&call.params, "UpdateOptions")?;
-        let value = content::value(&call.headers, &body)?;
+        let document = content::document(&call.headers, &body)?;
         drop(body);
-        let decoded = decode_as(&call.row, value, &write)?;
+        let decoded = decode(&call.row, document, write.field_validation)?;
         let mut object = decoded.object;
         check_name(object.meta().name.as_deref(), &call.path.name)?;
         object.meta_mut().name = Some(call.path.name.clone());
         metadata::match_namespace(object.meta_mut(), call.row.kind.namespaced, &call.path.namespace)?;
-        let mut warnings = Vec::new();
         let written = self
             .write(&call.row, &call.key(), write.dry_run, |current| {
-                let env = self.env(&call.identity);
-                let decision = decide(&call.row, part, current, object.boxed(), &env)?;
-                if let Decision::Put(object, _) = &decision {
-                    warnings = call.row.hooks.warnings(&**object);
-                }
-                Ok(decision)
+                decide(&call.row, part, current, object.boxed(), &self.env())
             })
             .await?;
         let code = if written.outcome == Outcome::Created { StatusCode::CREATED } else { StatusCode::OK };
-        let warnings = decoded.warnings.into_iter().chain(warnings).collect();
-        Ok(Reply::Object { code, json: written.json, warnings })
+        Ok(Reply::Object { code, json: written.json, warnings: decoded.warnings })
     }
 }
 
-fn check_name(own: Option<&str>, requested: &str) -> Result<(), ApiError> {
+pub(super) fn check_name(own: Option<&str>, requested: &str) -> Result<(), ApiError> {
     match own {
         None | Some("") => Err(ApiError::bad_request("name must be provided")),
         Some(own) if own != requested => Err(ApiError::bad_request(format!(

@@ -7,6 +7,7 @@ use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
 
+use manifests::decode::{self, DecodeError, FieldValidation};
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use manifests::k8s_openapi::{Metadata, Resource};
@@ -153,6 +154,13 @@ pub(crate) trait Kind: Send + Sync + 'static {
 /// [`Kind`] for handlers that do not know the type.
 pub(crate) trait Hooks: Send + Sync + 'static {
     fn traits(&self) -> Traits;
+    /// Reads an object from a request; with warnings about fields that were dropped.
+    fn decode(
+        &self,
+        document: &manifests::json::Document,
+        validation: FieldValidation,
+    ) -> Result<(Box<dyn AnyObject>, Vec<String>), DecodeError>;
+    /// Reads an object from the cache.
     fn from_json(&self, json: &[u8]) -> Result<Box<dyn AnyObject>, serde_json::Error>;
     fn default(&self, object: &mut dyn AnyObject);
     fn prepare_create(&self, object: &mut dyn AnyObject, env: &Env<'_>) -> Result<(), ApiError>;
@@ -214,6 +222,15 @@ impl<K: Kind> Hooks for Typed<K> {
             returns_deleted: K::RETURNS_DELETED,
             garbage_collected: K::GARBAGE_COLLECTED,
         }
+    }
+
+    fn decode(
+        &self,
+        document: &manifests::json::Document,
+        validation: FieldValidation,
+    ) -> Result<(Box<dyn AnyObject>, Vec<String>), DecodeError> {
+        let (object, warnings) = decode::decode_document::<K::Object>(document, validation)?;
+        Ok((Box::new(object), warnings.into_iter().map(|warning| warning.message).collect()))
     }
 
     fn from_json(&self, json: &[u8]) -> Result<Box<dyn AnyObject>, serde_json::Error> {

@@ -3,9 +3,20 @@
 //! A row names the kind, where its objects are cached, and its hooks. Two rows may share a cache: Events are stored once
 //! and served by two groups.
 
+mod config;
+mod endpoints;
 pub(crate) mod env;
+mod event;
 pub(crate) mod kind;
-mod simple;
+mod lease;
+mod namespace;
+mod node;
+mod pod;
+mod priority_class;
+mod service;
+mod validate;
+mod view;
+mod workload;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,9 +26,13 @@ use manifests::selector::FieldSelector;
 use manifests::status::ApiError;
 
 pub(crate) use env::Env;
-pub(crate) use kind::{AnyObject, Claims, Hooks, Kind, Part, Typed};
+pub(crate) use kind::{AnyObject, Claims, Hooks, Part};
 
-use crate::object::Layout;
+use bytes::Bytes;
+
+use self::kind::Typed;
+use self::view::View;
+use crate::object::{Layout, Object};
 use crate::watch_cache::{FieldRequirement, ROOT, ResourceCache, Storage};
 
 /// One served resource.
@@ -25,6 +40,8 @@ pub(crate) struct Row {
     pub(crate) kind: &'static kinds::Kind,
     pub(crate) hooks: &'static dyn Hooks,
     pub(crate) cache: Arc<ResourceCache>,
+    /// How objects are shown, when it is not as they are stored.
+    pub(crate) view: Option<&'static View>,
 }
 
 impl fmt::Debug for Row {
@@ -42,7 +59,17 @@ impl Row {
         };
         let layout = Layout::new(&kind.api_version(), kind.kind);
         let storage = Storage { prefix, layout, fields: hooks.traits().fields };
-        Row { kind, hooks, cache: Arc::new(ResourceCache::new(storage)) }
+        Row { kind, hooks, cache: Arc::new(ResourceCache::new(storage)), view: None }
+    }
+
+    /// Another look at the objects of a row.
+    fn viewed(&self, kind: &'static kinds::Kind, view: &'static View) -> Row {
+        Row { kind, hooks: self.hooks, cache: self.cache.clone(), view: Some(view) }
+    }
+
+    /// An encoded object as this row shows it.
+    pub(crate) fn shown(&self, json: &Bytes) -> Bytes {
+        self.view.map_or_else(|| json.clone(), |view| view.show(json))
     }
 
     /// The key of an object after the resource's prefix.
@@ -77,7 +104,8 @@ impl Row {
             .iter()
             .map(|requirement| {
                 let (value, negated) = (requirement.value.clone(), requirement.negated);
-                match requirement.field.as_str() {
+                let label = self.view.map(|view| view.stored_label(&requirement.field));
+                match label.as_deref().unwrap_or(&requirement.field) {
                     "metadata.name" => Ok(FieldRequirement::Name { value, negated }),
                     "metadata.namespace" if self.kind.namespaced => {
                         Ok(FieldRequirement::Namespace { value, negated })
@@ -102,6 +130,11 @@ impl Row {
     }
 }
 
+/// The phase of a namespace in the cache.
+pub(crate) fn namespace_phase(namespace: &Object) -> &str {
+    namespace.extracted.field(namespace::PHASE)
+}
+
 /// All rows.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -111,7 +144,24 @@ pub(crate) struct Registry {
 impl Registry {
     /// The built-in kinds.
     pub(crate) fn built_in() -> Registry {
-        let rows = simple::rows();
+        let events = Row::new(&kinds::EVENT, Typed::<event::Event>::HOOKS);
+        let rows = vec![
+            events.viewed(&kinds::EVENTS_EVENT, &view::EVENTS),
+            events,
+            Row::new(&kinds::CONFIG_MAP, Typed::<config::ConfigMap>::HOOKS),
+            Row::new(&kinds::ENDPOINTS, Typed::<endpoints::Endpoints>::HOOKS),
+            Row::new(&kinds::NAMESPACE, Typed::<namespace::Namespace>::HOOKS),
+            Row::new(&kinds::NODE, Typed::<node::Node>::HOOKS),
+            Row::new(&kinds::POD, Typed::<pod::Pod>::HOOKS),
+            Row::new(&kinds::SECRET, Typed::<config::Secret>::HOOKS),
+            Row::new(&kinds::SERVICE, Typed::<service::Service>::HOOKS),
+            Row::new(&kinds::SERVICE_ACCOUNT, Typed::<config::ServiceAccount>::HOOKS),
+            Row::new(&kinds::DEPLOYMENT, Typed::<workload::Deployment>::HOOKS),
+            Row::new(&kinds::REPLICA_SET, Typed::<workload::ReplicaSet>::HOOKS),
+            Row::new(&kinds::LEASE, Typed::<lease::Lease>::HOOKS),
+            Row::new(&kinds::PRIORITY_CLASS, Typed::<priority_class::PriorityClass>::HOOKS),
+            Row::new(&kinds::ENDPOINT_SLICE, Typed::<endpoints::EndpointSlice>::HOOKS),
+        ];
         Registry { rows: rows.into_iter().map(Arc::new).collect() }
     }
 

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use manifests::decode::FieldValidation;
 use manifests::field::{ErrorList, FieldError, Path};
 use manifests::selector::{FieldSelector, Selector};
 use manifests::status::ApiError;
@@ -177,15 +178,6 @@ fn check_combination(params: &Params, watch: bool, initial_events: Option<bool>)
     Err(ApiError::invalid("ListOptions", "meta.k8s.io", "", &errors))
 }
 
-/// What to do with fields that are not known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum FieldValidation {
-    Ignore,
-    #[default]
-    Warn,
-    Strict,
-}
-
 /// What a create, update or patch asks for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WriteParams {
@@ -198,16 +190,12 @@ impl WriteParams {
     pub(crate) fn parse(params: &Params, options: &str) -> Result<WriteParams, ApiError> {
         let mut errors = ErrorList::new();
         let dry_run = check_dry_run(params.all("dryRun").filter(|value| !value.is_empty()), &mut errors);
-        let field_validation = match params.get("fieldValidation") {
-            None | Some("Warn") => FieldValidation::Warn,
-            Some("Ignore") => FieldValidation::Ignore,
-            Some("Strict") => FieldValidation::Strict,
-            Some(other) => {
-                let path = Path::new("fieldValidation");
-                errors.push(FieldError::not_supported(&path, other, &["", "Ignore", "Strict", "Warn"]));
-                FieldValidation::Warn
-            }
-        };
+        let text = params.get("fieldValidation").unwrap_or_default();
+        let field_validation = FieldValidation::parse(text).unwrap_or_else(|| {
+            let path = Path::new("fieldValidation");
+            errors.push(FieldError::not_supported(&path, text, &["", "Ignore", "Strict", "Warn"]));
+            FieldValidation::default()
+        });
         if errors.is_empty() {
             return Ok(WriteParams { dry_run, field_validation });
         }

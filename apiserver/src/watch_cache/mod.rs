@@ -16,9 +16,9 @@ mod fresh;
 mod resource;
 mod ring;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -36,6 +36,9 @@ use crate::object::EventType;
 /// All keys of the cluster start with this.
 pub(crate) const ROOT: &str = "/registry/";
 
+/// Keys of what services hold: addresses and node ports. What follows is `kind/value`.
+pub(crate) const CLAIMS: &str = "/registry/ranges/";
+
 /// Objects are read in chunks of this many when a cache is filled.
 const FILL_CHUNK: usize = 500;
 /// How long to wait before the store is asked again after a failure: first, and at most.
@@ -48,6 +51,8 @@ pub(crate) struct Caches {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) fresh: Freshness,
     by_prefix: BTreeMap<String, Arc<ResourceCache>>,
+    /// What is held, after [`CLAIMS`].
+    claims: RwLock<BTreeSet<Box<str>>>,
 }
 
 impl Caches {
@@ -56,7 +61,16 @@ impl Caches {
         resources: impl IntoIterator<Item = Arc<ResourceCache>>,
     ) -> Caches {
         let by_prefix = resources.into_iter().map(|cache| (cache.storage.prefix.clone(), cache)).collect();
-        Caches { store, fresh: Freshness::new(), by_prefix }
+        Caches { store, fresh: Freshness::new(), by_prefix, claims: RwLock::default() }
+    }
+
+    /// Whether somebody holds an address or a port.
+    pub(crate) fn is_claimed(&self, claim: &str) -> bool {
+        self.claims.read().unwrap_or_else(PoisonError::into_inner).contains(claim)
+    }
+
+    fn claims(&self) -> RwLockWriteGuard<'_, BTreeSet<Box<str>>> {
+        self.claims.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The caches, in the order of their prefixes.
@@ -74,12 +88,16 @@ impl Caches {
     /// Reads everything from the store. Returns the revision that is shown.
     pub(crate) async fn fill(&self) -> Result<Revision, StoreError> {
         let mut found: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        let mut claims = BTreeSet::new();
         let mut options = ListOptions { revision: None, limit: FILL_CHUNK, after: None };
         let revision = loop {
             let listing = self.store.list(ROOT, &options).await?;
             options.revision = Some(listing.revision);
             options.after = listing.items.last().map(|item| item.key.clone());
             for item in listing.items {
+                if let Some(claim) = item.key.strip_prefix(CLAIMS) {
+                    claims.insert(claim.into());
+                }
                 let Some((prefix, relative)) = self.locate(&item.key) else { continue };
                 let storage = &self.by_prefix[prefix].storage;
                 match storage.read(relative, EventType::Added, &item.value, item.mod_revision.0) {
@@ -93,6 +111,7 @@ impl Caches {
                 break listing.revision;
             }
         };
+        *self.claims() = claims;
         for (prefix, cache) in &self.by_prefix {
             cache.fill(found.remove(prefix.as_str()).unwrap_or_default(), revision.0);
         }
@@ -170,6 +189,13 @@ impl Caches {
                 store::Event::Delete { key, revision, .. } => (key, revision, None),
             };
             reached = Some(revision);
+            if let Some(claim) = key.strip_prefix(CLAIMS) {
+                match value {
+                    Some(_) => self.claims().insert(claim.into()),
+                    None => self.claims().remove(claim),
+                };
+                continue;
+            }
             let Some((prefix, relative)) = self.locate(&key) else { continue };
             let (key, revision) = (relative.to_owned(), revision.0);
             changes.entry(prefix).or_default().push(match value {

@@ -4,9 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use manifests::k8s_openapi::jiff::Timestamp;
 use manifests::status::ApiError;
+use manifests::time::time;
+
+use crate::random;
 
 /// Letters of generated names: no vowels, so no words; nothing that is easily confused.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -22,11 +25,9 @@ pub(crate) fn generate_name(base: &str) -> String {
         end -= 1;
     }
     let mut name = base[..end].to_owned();
-    // 122 random bits, of which five letters need 24.
-    let mut bits = uuid::Uuid::new_v4().as_u128() >> 66;
     for _ in 0..GENERATED {
-        name.push(char::from(ALPHABET[(bits % ALPHABET.len() as u128) as usize]));
-        bits /= ALPHABET.len() as u128;
+        let index = random::below(ALPHABET.len() as u64);
+        name.push(char::from(ALPHABET[usize::try_from(index).unwrap_or(0)]));
     }
     name
 }
@@ -50,7 +51,7 @@ pub(crate) fn match_namespace(
 
 /// Before an object is created: what clients cannot set is set.
 pub(crate) fn before_create(meta: &mut ObjectMeta, has_generation: bool, now: Timestamp) {
-    meta.creation_timestamp = Some(Time(now));
+    meta.creation_timestamp = Some(time(now));
     meta.uid = Some(uuid::Uuid::new_v4().to_string());
     meta.deletion_timestamp = None;
     meta.deletion_grace_period_seconds = None;
@@ -75,19 +76,19 @@ pub(crate) fn before_update(meta: &mut ObjectMeta, old: &ObjectMeta) {
     if meta.uid.as_deref().unwrap_or_default().is_empty() {
         meta.uid.clone_from(&old.uid);
     }
-    if old.creation_timestamp.is_some() {
-        meta.creation_timestamp.clone_from(&old.creation_timestamp);
-    }
-    if old.deletion_timestamp.is_some() {
-        meta.deletion_timestamp.clone_from(&old.deletion_timestamp);
-    }
-    if old.deletion_grace_period_seconds.is_some() && meta.deletion_grace_period_seconds.is_none() {
-        meta.deletion_grace_period_seconds = old.deletion_grace_period_seconds;
-    }
+    meta.creation_timestamp.clone_from(&old.creation_timestamp);
+    // Only a DELETE request deletes.
+    meta.deletion_timestamp.clone_from(&old.deletion_timestamp);
+    meta.deletion_grace_period_seconds = old.deletion_grace_period_seconds;
     if meta.generate_name.is_none() {
         meta.generate_name.clone_from(&old.generate_name);
     }
     drop_duplicate_owners(meta);
+}
+
+/// Says that what is wanted has changed.
+pub(crate) fn next_generation(meta: &mut ObjectMeta) {
+    meta.generation = Some(meta.generation.unwrap_or(0) + 1);
 }
 
 /// An owner that is listed twice counts once.

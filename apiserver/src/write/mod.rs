@@ -10,6 +10,7 @@
 //! The first attempt trusts the cache: right nearly always, and the commit checks it. A refusal only counts on a state
 //! that is known not to be older than the request.
 
+pub(crate) mod decode;
 pub(crate) mod metadata;
 
 use bytes::Bytes;
@@ -53,7 +54,8 @@ pub(crate) struct Current {
     /// Absent if there is no such object.
     pub(crate) object: Option<Box<dyn AnyObject>>,
     pub(crate) revision: u64,
-    json: Bytes,
+    /// The object with its resourceVersion, encoded.
+    pub(crate) json: Bytes,
 }
 
 impl ApiServer {

@@ -1,0 +1,64 @@
+//! PATCH of an object or of one of its parts.
+//!
+//! The patch is applied to the newest known state and the result goes the way of an update. When the state changes in
+//! between, the patch is applied again; only a patch that names a resourceVersion can conflict.
+
+use bytes::Bytes;
+use manifests::json::Document;
+use manifests::status::ApiError;
+use serde_json::Value;
+
+use super::update::{check_name, decide};
+use super::{Call, Reply};
+use crate::error::Error;
+use crate::patch::{self, PatchType};
+use crate::registry::Part;
+use crate::request::content;
+use crate::request::params::WriteParams;
+use crate::server::ApiServer;
+use crate::write::{decode, metadata};
+
+/// The media type of server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
+
+/// Which kind of patch a request carries.
+pub(super) fn patch_type(call: &Call) -> Result<PatchType, ApiError> {
+    let media = content::media_type(&call.headers);
+    PatchType::from_content_type(media).ok_or_else(|| {
+        let error = ApiError::unsupported_media_type(&PatchType::ALL.map(PatchType::media_type));
+        if media != APPLY {
+            return error;
+        }
+        let mut status = error.into_status();
+        let hint = "server-side apply is not served; use client-side apply (kubectl apply --server-side=false) or \
+                    another kind of patch";
+        status.message = Some(format!("{}: {hint}", status.message.unwrap_or_default()));
+        ApiError::from_status(status)
+    })
+}
+
+impl ApiServer {
+    pub(crate) async fn patch(&self, call: &Call, part: Part, body: Bytes) -> Result<Reply, Error> {
+        let kind = patch_type(call)?;
+        let write = WriteParams::parse(&call.params, "PatchOptions")?;
+        let row = &call.row;
+        let type_name = manifests::strategic::type_name(row.kind.group, row.kind.version, row.kind.kind);
+        let mut warnings = Vec::new();
+        let written = self
+            .write(row, &call.key(), write.dry_run, |current| {
+                let Some(_) = &current.object else { return Err(row.not_found(&call.path.name).into()) };
+                let json = row.shown(&current.json);
+                let value: Value = serde_json::from_slice(&json)
+                    .map_err(|source| Error::Stored { key: call.key(), source })?;
+                let value = patch::apply(kind, &value, &body, &type_name).map_err(ApiError::from)?;
+                let decoded = decode::decode(row, Document { value, duplicates: Vec::new() }, write.field_validation)?;
+                let mut object = decoded.object;
+                check_name(object.meta().name.as_deref(), &call.path.name)?;
+                metadata::match_namespace(object.meta_mut(), row.kind.namespaced, &call.path.namespace)?;
+                warnings = decoded.warnings;
+                decide(row, part, current, object, &self.env())
+            })
+            .await?;
+        Ok(Reply::Object { code: http::StatusCode::OK, json: written.json, warnings })
+    }
+}
