@@ -80,6 +80,19 @@ impl Body {
         }
     }
 
+    /// The chunks in one piece, of a body whose length is known.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        match self.0 {
+            Kind::Chunks(mut chunks) if chunks.len() == 1 => chunks.pop_front().unwrap_or_default(),
+            Kind::Chunks(chunks) => {
+                let mut whole = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
+                chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+                whole.freeze()
+            }
+            Kind::Stream(_) => Bytes::new(),
+        }
+    }
+
     /// The whole body, if it is not longer than `limit`.
     pub(crate) async fn read(self, limit: usize) -> Result<Bytes, ReadError> {
         if self.known_length().is_some_and(|length| length > limit) {

@@ -1,5 +1,6 @@
 //! Every failure of a request, and the `Status` that the client gets for it. Nothing else maps errors to codes.
 
+use manifests::encode::EncodeError;
 use manifests::status::ApiError;
 use store::StoreError;
 
@@ -27,7 +28,7 @@ pub(crate) enum Error {
     Stored { key: String, source: serde_json::Error },
     /// An object cannot be written as JSON.
     #[error("encoding {key}")]
-    Encode { key: String, source: serde_json::Error },
+    Encode { key: String, source: EncodeError },
     /// The request took longer than it may.
     #[error("request did not complete within the allotted timeout")]
     Deadline,
@@ -61,9 +62,8 @@ impl Error {
             Error::Body(error @ ReadError::Broken(_)) => ApiError::bad_request(error.to_string()),
             Error::TooOld { .. } => ApiError::expired(self.to_string()),
             Error::TooNew { requested, current } => too_new(requested, current),
-            Error::Stored { ref source, .. } | Error::Encode { ref source, .. } => {
-                ApiError::internal(format_args!("{self}: {source}"))
-            }
+            Error::Stored { ref source, .. } => ApiError::internal(format_args!("{self}: {source}")),
+            Error::Encode { ref source, .. } => ApiError::internal(format_args!("{self}: {source}")),
             Error::Deadline => ApiError::timeout(&self, 0),
         }
     }

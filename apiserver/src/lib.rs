@@ -9,14 +9,20 @@
 //! - `watch_cache/` is what every read is served from: bytes that were encoded once, when the object was written.
 
 mod admission;
+mod authorize;
 mod body;
+mod bootstrap;
+mod compress;
 mod config;
 pub mod discovery;
 mod encode;
 mod error;
 mod fields;
 mod handlers;
+mod health;
+mod housekeeping;
 mod identity;
+mod metrics;
 mod object;
 pub mod openapi;
 pub mod patch;
@@ -26,6 +32,7 @@ mod random;
 mod registry;
 mod render;
 mod request;
+mod routes;
 mod serve;
 mod server;
 pub mod table;

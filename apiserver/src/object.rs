@@ -82,16 +82,6 @@ pub(crate) enum EventType {
 }
 
 impl EventType {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            EventType::Added => "ADDED",
-            EventType::Modified => "MODIFIED",
-            EventType::Deleted => "DELETED",
-            EventType::Bookmark => "BOOKMARK",
-            EventType::Error => "ERROR",
-        }
-    }
-
     /// What stands before the object in the event.
     fn open(self) -> &'static str {
         match self {
@@ -101,6 +91,12 @@ impl EventType {
             EventType::Bookmark => r#"{"type":"BOOKMARK","object":"#,
             EventType::Error => r#"{"type":"ERROR","object":"#,
         }
+    }
+
+    /// The object in an encoded event of this type.
+    pub(crate) fn object_in(self, frame: &Bytes) -> Option<Bytes> {
+        let end = frame.len().checked_sub(FRAME_CLOSE.len())?;
+        (frame.starts_with(self.open().as_bytes())).then(|| frame.slice(self.open().len()..end))
     }
 }
 
@@ -198,11 +194,6 @@ impl Object {
         [&json[..head], &json[skip..]].concat()
     }
 
-    /// The event that the object was laid out for.
-    pub(crate) fn frame(&self) -> (EventType, Bytes) {
-        (self.event, self.frame.clone())
-    }
-
     /// The same object in an event of another type.
     pub(crate) fn framed_as(&self, event: EventType) -> Bytes {
         if event == self.event { self.frame.clone() } else { frame(event, self.json_bytes()) }
@@ -231,7 +222,9 @@ mod tests {
         let (layout, object) = object(EventType::Modified, 170);
         let json = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"170","name":"a","namespace":"n"},"spec":{}}"#;
         assert_eq!(object.json(), json);
-        assert_eq!(object.frame().1, format!("{{\"type\":\"MODIFIED\",\"object\":{json}}}\n"));
+        let modified = object.framed_as(EventType::Modified);
+        assert_eq!(modified, format!("{{\"type\":\"MODIFIED\",\"object\":{json}}}\n"));
+        assert_eq!(EventType::Modified.object_in(&modified), Some(object.json()));
         assert_eq!(object.framed_as(EventType::Added), format!("{{\"type\":\"ADDED\",\"object\":{json}}}\n"));
         assert!(object.list_tail(&layout).starts_with(br#""metadata":{"resourceVersion":"170""#));
         assert_eq!((object.namespace(), object.name()), ("n", "a"));

@@ -1,20 +1,28 @@
 //! Writes answers in the form that the client asked for.
+//!
+//! The usual form, JSON of whole objects, is a copy of the cache's bytes. Tables, metadata only, and the second look that
+//! `events.k8s.io` has at events are made from those bytes when they are asked for.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WARNING};
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WARNING};
 use http::{HeaderValue, Response, StatusCode};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use manifests::k8s_openapi::jiff::Timestamp;
 use manifests::status::ApiError;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::body::Body;
+use crate::compress;
 use crate::error::Error;
 use crate::handlers::{Call, ListReply, Reply};
 use crate::object::{EventType, Object, frame};
-use crate::request::accept::Shape;
+use crate::registry::Row;
+use crate::request::accept::{Format, Output, Shape};
+use crate::table::{IncludeObject, TableWriter};
 
-/// Lists longer than this are written in chunks of about this size, so that they are never in memory twice.
+/// Lists longer than this are written in chunks of about this size.
 const CHUNK: usize = 256 << 10;
 
 /// An answer with a body of JSON.
@@ -37,7 +45,7 @@ pub(crate) fn respond(code: StatusCode, content_type: &'static str, body: Body) 
 
 /// A `Status` as JSON.
 pub(crate) fn status_json(status: &Status) -> Vec<u8> {
-    // Serialising these types into memory cannot fail: they have string keys only.
+    // These types have string keys only, so writing them into memory does not fail.
     serde_json::to_vec(status).unwrap_or_default()
 }
 
@@ -74,25 +82,52 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// The answer of a handler.
 pub(crate) fn reply(call: &Call, reply: Reply) -> Response<Body> {
-    match reply {
+    let response = match reply {
         Reply::Object { code, json: object, warnings } => {
-            let object = match call.output.shape {
-                Shape::Metadata => partial(&object, "PartialObjectMetadata"),
-                Shape::Whole | Shape::Table => object,
-            };
-            let mut response = json(code, object);
+            let mut response = json(code, object_body(call, &object));
             for warning in warnings {
                 add_warning(&mut response, &warning);
             }
             response
         }
-        Reply::List(list) => json(StatusCode::OK, list_body(call, &list)),
-        Reply::Events(body) => json(StatusCode::OK, body),
+        Reply::List(list) => {
+            let body = match call.output.shape {
+                Shape::Table => table(call, &list),
+                Shape::Whole | Shape::Metadata => list_body(call, &list),
+            };
+            json(StatusCode::OK, body)
+        }
+        Reply::Events(body) => return json(StatusCode::OK, body),
         Reply::Status(status) => {
             let code = status.code.and_then(|code| u16::try_from(code).ok()).unwrap_or(200);
             json(StatusCode::from_u16(code).unwrap_or(StatusCode::OK), status_json(&status))
         }
+        Reply::Raw(response) => return *response,
+    };
+    let response = reformat(call.output, response);
+    let accepted = call.headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
+    compress::when_worth(response, accepted.unwrap_or_default())
+}
+
+/// YAML, or JSON for people, from JSON.
+fn reformat(output: Output, response: Response<Body>) -> Response<Body> {
+    if output.format == Format::Json && !output.pretty {
+        return response;
     }
+    let (mut parts, body) = response.into_parts();
+    let bytes = body.into_bytes();
+    let Ok(value) = serde_json::from_slice::<Value>(&bytes) else {
+        return Response::from_parts(parts, bytes.into());
+    };
+    let text = match output.format {
+        Format::Yaml => {
+            parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
+            serde_yaml::to_string(&value).unwrap_or_default()
+        }
+        Format::Json => serde_json::to_string_pretty(&value).unwrap_or_default() + "\n",
+    };
+    parts.headers.insert(CONTENT_LENGTH, text.len().into());
+    Response::from_parts(parts, text.into())
 }
 
 /// `Warning: 299 - "text"`, as RFC 7234 has it.
@@ -107,6 +142,38 @@ fn add_warning(response: &mut Response<Body>, text: &str) {
     }
 }
 
+fn object_body(call: &Call, object: &Bytes) -> Bytes {
+    if call.path.subresource == "scale" {
+        // A kind of its own, without another look.
+        return object.clone();
+    }
+    let object = call.row.shown(object);
+    match call.output.shape {
+        Shape::Whole => object,
+        Shape::Metadata => partial(&object),
+        Shape::Table => {
+            let mut out = Vec::new();
+            let mut writer = writer(call);
+            let metadata = json!({ "resourceVersion": version_of(&object) }).to_string();
+            writer.open(&mut out, &metadata, true);
+            writer.row(&mut out, &object, Timestamp::now());
+            writer.close(&mut out);
+            out.into()
+        }
+    }
+}
+
+fn list_metadata(list: &ListReply) -> Value {
+    let mut metadata = json!({ "resourceVersion": list.listed.revision.to_string() });
+    if let Some(token) = &list.continue_token {
+        metadata["continue"] = token.as_str().into();
+    }
+    if let Some(remaining) = list.remaining {
+        metadata["remainingItemCount"] = remaining.into();
+    }
+    metadata
+}
+
 fn list_body(call: &Call, list: &ListReply) -> Body {
     let row = &call.row;
     let metadata_only = call.output.shape == Shape::Metadata;
@@ -115,33 +182,66 @@ fn list_body(call: &Call, list: &ListReply) -> Body {
     } else {
         (row.kind.api_version(), format!("{}List", row.kind.kind))
     };
-    let mut metadata = serde_json::json!({ "resourceVersion": list.listed.revision.to_string() });
-    if let Some(token) = &list.continue_token {
-        metadata["continue"] = token.as_str().into();
-    }
-    if let Some(remaining) = list.remaining {
-        metadata["remainingItemCount"] = remaining.into();
-    }
-    let head = format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{metadata},"items":["#);
-    let mut chunks = Vec::new();
-    let mut chunk = head.into_bytes();
+    let metadata = list_metadata(list);
+    let mut out = Chunks::default();
+    out.chunk.extend(
+        format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{metadata},"items":["#).bytes(),
+    );
     for (index, object) in list.listed.objects.iter().enumerate() {
         if index > 0 {
-            chunk.push(b',');
+            out.chunk.push(b',');
         }
         if metadata_only {
-            chunk.extend_from_slice(&partial(object.json_bytes(), "PartialObjectMetadata"));
+            out.chunk.extend_from_slice(&partial(object.json_bytes()));
+        } else if row.view.is_some() {
+            out.chunk.extend_from_slice(&row.shown(&object.json()));
         } else {
-            chunk.push(b'{');
-            chunk.extend_from_slice(object.list_tail(&row.cache.storage.layout));
+            out.chunk.push(b'{');
+            out.chunk.extend_from_slice(object.list_tail(&row.cache.storage.layout));
         }
-        if chunk.len() >= CHUNK {
-            chunks.push(Bytes::from(std::mem::take(&mut chunk)));
+        out.cut();
+    }
+    out.chunk.extend_from_slice(b"]}\n");
+    out.finish()
+}
+
+/// Long bodies in pieces, so that no allocation is huge.
+#[derive(Default)]
+struct Chunks {
+    done: Vec<Bytes>,
+    chunk: Vec<u8>,
+}
+
+impl Chunks {
+    fn cut(&mut self) {
+        if self.chunk.len() >= CHUNK {
+            self.done.push(std::mem::take(&mut self.chunk).into());
         }
     }
-    chunk.extend_from_slice(b"]}\n");
-    chunks.push(chunk.into());
-    Body::chunks(chunks)
+
+    fn finish(mut self) -> Body {
+        self.done.push(self.chunk.into());
+        Body::chunks(self.done)
+    }
+}
+
+fn writer(call: &Call) -> TableWriter {
+    let include =
+        IncludeObject::parse(call.params.get("includeObject").unwrap_or_default()).unwrap_or_default();
+    TableWriter::new(call.row.kind, call.output.table_version(), include)
+}
+
+fn table(call: &Call, list: &ListReply) -> Body {
+    let mut writer = writer(call);
+    let now = Timestamp::now();
+    let mut out = Chunks::default();
+    writer.open(&mut out.chunk, &list_metadata(list).to_string(), true);
+    for object in &list.listed.objects {
+        writer.row(&mut out.chunk, &call.row.shown(&object.json()), now);
+        out.cut();
+    }
+    writer.close(&mut out.chunk);
+    out.finish()
 }
 
 #[derive(Deserialize)]
@@ -151,47 +251,95 @@ struct MetadataOnly<'a> {
 }
 
 /// Only the type and the metadata of an object.
-fn partial(object: &[u8], kind: &str) -> Bytes {
+fn partial(object: &[u8]) -> Bytes {
     let metadata =
         serde_json::from_slice::<MetadataOnly<'_>>(object).map_or("{}", |found| found.metadata.get());
-    format!(r#"{{"kind":"{kind}","apiVersion":"meta.k8s.io/v1","metadata":{metadata}}}"#).into()
+    format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{metadata}}}"#)
+        .into()
+}
+
+/// The resourceVersion in an encoded object.
+fn version_of(object: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Versioned {
+        metadata: Meta,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Meta {
+        resource_version: Option<String>,
+    }
+    let found = serde_json::from_slice::<Versioned>(object).ok();
+    found.and_then(|found| found.metadata.resource_version).unwrap_or_default()
 }
 
 /// How a watcher wants its events.
+#[derive(Debug)]
 pub(crate) struct EventForm {
+    row: std::sync::Arc<Row>,
     shape: Shape,
-    api_version: String,
-    kind: &'static str,
+    table: TableWriter,
+    /// The columns come with the first table only.
+    columns_sent: bool,
 }
 
 impl EventForm {
-    pub(crate) fn new(call: &Call) -> Result<EventForm, Error> {
-        Ok(EventForm {
+    pub(crate) fn new(call: &Call) -> EventForm {
+        EventForm {
+            row: call.row.clone(),
             shape: call.output.shape,
-            api_version: call.row.kind.api_version(),
-            kind: call.row.kind.kind,
-        })
-    }
-
-    /// An event in this form; the shared bytes where they are in it already.
-    pub(crate) fn event(&self, event: EventType, object: &Object, shared: Bytes) -> Bytes {
-        match self.shape {
-            Shape::Whole | Shape::Table => shared,
-            Shape::Metadata => frame(event, &partial(object.json_bytes(), "PartialObjectMetadata")),
+            table: writer(call),
+            columns_sent: false,
         }
     }
 
+    /// An event in this form: the shared bytes where they are in it already.
+    pub(crate) fn event(&mut self, event: EventType, object: &Object, shared: Bytes) -> Bytes {
+        if self.shape == Shape::Whole && self.row.view.is_none() {
+            return shared;
+        }
+        // The shared event has the right revision, also for deletions; its object is shown differently.
+        let json = event.object_in(&shared).unwrap_or_else(|| object.json());
+        let json = self.row.shown(&json);
+        match self.shape {
+            Shape::Whole => frame(event, &json),
+            Shape::Metadata => frame(event, &partial(&json)),
+            Shape::Table => {
+                let metadata = json!({ "resourceVersion": version_of(&json) }).to_string();
+                frame(event, &self.table(&metadata, Some(&json)))
+            }
+        }
+    }
+
+    fn table(&mut self, metadata: &str, object: Option<&[u8]>) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.table.open(&mut out, metadata, !self.columns_sent);
+        self.columns_sent = true;
+        if let Some(object) = object {
+            self.table.row(&mut out, object, Timestamp::now());
+        }
+        self.table.close(&mut out);
+        out
+    }
+
     /// A bookmark; the one that ends the initial events says so.
-    pub(crate) fn bookmark(&self, revision: u64, ends_initial: bool) -> Bytes {
-        let (api_version, kind) = match self.shape {
-            Shape::Metadata => ("meta.k8s.io/v1", "PartialObjectMetadata"),
-            Shape::Whole | Shape::Table => (self.api_version.as_str(), self.kind),
+    pub(crate) fn bookmark(&mut self, revision: u64, ends_initial: bool) -> Bytes {
+        let mut metadata = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+        if ends_initial {
+            metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+        }
+        let object = match self.shape {
+            Shape::Table => {
+                let metadata = json!({ "resourceVersion": revision.to_string() }).to_string();
+                return frame(EventType::Bookmark, &self.table(&metadata, None));
+            }
+            Shape::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            Shape::Whole => {
+                json!({"kind": self.row.kind.kind, "apiVersion": self.row.kind.api_version(), "metadata": metadata})
+            }
         };
-        let annotations =
-            if ends_initial { r#","annotations":{"k8s.io/initial-events-end":"true"}"# } else { "" };
-        let json = format!(
-            r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{{"resourceVersion":"{revision}","creationTimestamp":null{annotations}}}}}"#
-        );
-        frame(EventType::Bookmark, json.as_bytes())
+        frame(EventType::Bookmark, object.to_string().as_bytes())
     }
 }

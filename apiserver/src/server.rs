@@ -1,31 +1,38 @@
 //! The API server: what it is made of, and the way of a request through it.
 //!
 //! ```text
-//! handle: authorise ─▶ limit ─▶ route ─▶ handler (get list watch create update patch delete) ─▶ render
+//! handle: route ─▶ authorise ─▶ limit ─▶ handler (get list watch create update patch delete …) ─▶ render
 //! ```
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::ACCEPT;
+use http::request::Parts;
 use http::{Method, Request, Response};
 use manifests::k8s_openapi::jiff::Timestamp;
 use manifests::status::ApiError;
 use store::{Store, StoreError};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::authorize::{self, Action};
 use crate::body::Body;
 use crate::config::Config;
 use crate::error::Error;
 use crate::handlers::{Call, Reply};
 use crate::identity::Identity;
+use crate::metrics::{Metrics, Subject};
 use crate::random;
-use crate::registry::{Env, Part, Registry};
+use crate::registry::{Env, Part, Registry, Row};
 use crate::render;
 use crate::request::accept;
 use crate::request::params::{ListParams, Params};
 use crate::request::path::{self, ResourcePath, Target};
+use crate::table::IncludeObject;
 use crate::watch_cache::Caches;
 
 /// Why the server could not start.
@@ -34,6 +41,9 @@ pub enum StartError {
     /// The state of the cluster could not be read.
     #[error("filling the watch caches")]
     Fill(#[source] StoreError),
+    /// What every cluster has could not be made.
+    #[error("making what every cluster has")]
+    Bootstrap(#[source] ApiError),
 }
 
 /// The API over one store.
@@ -42,40 +52,60 @@ pub struct ApiServer {
     pub(crate) config: Config,
     pub(crate) registry: Registry,
     pub(crate) caches: Arc<Caches>,
-    /// Ends watches and the task that feeds the caches.
+    pub(crate) metrics: Metrics,
+    /// Ends watches and the server's own tasks.
     pub(crate) stop: CancellationToken,
-    follower: Mutex<Option<JoinHandle<()>>>,
+    /// A place for each request that is neither a watch nor a stream.
+    places: Semaphore,
+    started: AtomicBool,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl ApiServer {
-    /// A server that has not started: it answers nothing yet.
+    /// A server that has not started.
     pub fn new(store: Arc<dyn Store>, config: Config) -> Arc<ApiServer> {
         let registry = Registry::built_in();
         let caches = Caches::new(store, registry.rows().iter().map(|row| row.cache.clone()));
+        let places = Semaphore::new(config.max_in_flight);
         Arc::new(ApiServer {
             config,
             registry,
             caches: Arc::new(caches),
+            metrics: Metrics::new(),
             stop: CancellationToken::new(),
-            follower: Mutex::new(None),
+            places,
+            started: AtomicBool::new(false),
+            tasks: Mutex::default(),
         })
     }
 
-    /// Reads the state of the cluster and follows it from then on.
-    pub async fn start(&self) -> Result<(), StartError> {
+    /// Reads the state of the cluster, follows it from then on, and makes what every cluster has.
+    pub async fn start(self: &Arc<Self>) -> Result<(), StartError> {
         let revision = self.caches.fill().await.map_err(StartError::Fill)?;
         let (caches, stop) = (self.caches.clone(), self.stop.clone());
-        let task = tokio::spawn(async move { caches.follow(revision, &stop).await });
-        *self.follower.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        self.spawn(async move { caches.follow(revision, &stop).await });
+        self.bootstrap().await.map_err(StartError::Bootstrap)?;
+        self.spawn(self.clone().expire_events());
+        self.spawn(self.clone().compact_history());
+        self.started.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Ends all watches and stops following the store.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(tokio::spawn(task));
+    }
+
+    /// Whether [`start`](ApiServer::start) has come to its end.
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Ends all watches and the server's own tasks.
     pub async fn stop(&self) {
         self.stop.cancel();
-        let task = self.follower.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
-            // The task only ends early by a panic, which has been reported.
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
+            // A task only fails by a panic, which has been reported.
             let _ = task.await;
         }
     }
@@ -90,35 +120,90 @@ impl ApiServer {
 
     /// How long a watch without a timeout of its own lasts: spread, so that not all clients come back at once.
     pub(crate) fn watch_timeout(&self) -> Duration {
-        let spread = random::below(1000);
-        self.config.min_watch.mul_f64(1.0 + spread as f64 / 1000.0)
+        let spread = u32::try_from(random::below(1000)).unwrap_or(0);
+        self.config.min_watch + self.config.min_watch * spread / 1000
     }
 
     /// Answers one request.
     pub async fn handle(&self, request: Request<Body>, identity: Identity) -> Response<Body> {
-        match path::parse(request.uri().path()) {
-            Target::Resource(path) => {
-                self.resource(path, request, identity).await.unwrap_or_else(render::failure)
+        let began = Instant::now();
+        self.metrics.began();
+        let (parts, body) = request.into_parts();
+        let (subject, response) = match path::parse(parts.uri.path()) {
+            Target::Resource(path) => self.resource(path, parts, body, identity).await,
+            Target::Other => {
+                let allowed = authorize::path(&identity, &parts.method, parts.uri.path());
+                let response = match allowed {
+                    Ok(()) => self.other(&parts).await.unwrap_or_else(render::failure),
+                    Err(refused) => render::refusal(refused),
+                };
+                (Subject { verb: "get", ..Subject::default() }, response)
             }
-            Target::Other => render::refusal(ApiError::unknown_path()),
-        }
+        };
+        self.metrics.ended(subject, response.status().as_u16(), began.elapsed());
+        response
     }
 
     async fn resource(
         &self,
         path: ResourcePath,
-        request: Request<Body>,
+        parts: Parts,
+        body: Body,
         identity: Identity,
-    ) -> Result<Response<Body>, Error> {
-        let Some(row) = self.registry.find(&path.group, &path.version, &path.resource) else {
-            return Err(ApiError::unknown_path().into());
-        };
-        let (parts, body) = request.into_parts();
-        let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
-        let output = accept::negotiate(accept)?;
+    ) -> (Subject, Response<Body>) {
         let params = Params::parse(parts.uri.query());
-        let call = Call { row: row.clone(), path, params, headers: parts.headers, identity, output };
-        let reply = self.dispatch(&call, &parts.method, body).await?;
+        let watch = path.watch_prefix || params.flag("watch").ok().flatten() == Some(true);
+        let verb = authorize::verb(&parts.method, &path, watch);
+        let row = self.registry.find(&path.group, &path.version, &path.resource).cloned();
+        let subject = row.as_ref().map_or(Subject { verb, ..Subject::default() }, |row| Subject {
+            verb,
+            group: row.kind.group,
+            resource: row.kind.plural,
+            subresource: row.kind.subresource(&path.subresource).map_or("", |found| found.name),
+        });
+        let answer = self.answer(row, path, params, parts, body, identity, verb).await;
+        (subject, answer.unwrap_or_else(render::failure))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request, taken apart once")]
+    async fn answer(
+        &self,
+        row: Option<Arc<Row>>,
+        path: ResourcePath,
+        params: Params,
+        parts: Parts,
+        body: Body,
+        identity: Identity,
+        verb: &str,
+    ) -> Result<Response<Body>, Error> {
+        let action = Action {
+            verb,
+            group: &path.group,
+            resource: &path.resource,
+            subresource: &path.subresource,
+            // A namespace is in itself, as far as permissions go.
+            namespace: if path.resource == "namespaces" { "" } else { &path.namespace },
+            name: &path.name,
+        };
+        authorize::resource(&identity, &action, row.as_deref())?;
+        let Some(row) = row else { return Err(ApiError::unknown_path().into()) };
+        let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+        let mut output = accept::negotiate(accept)?;
+        output.pretty |= params.flag("pretty")? == Some(true);
+        IncludeObject::parse(params.get("includeObject").unwrap_or_default())
+            .map_err(ApiError::bad_request)?;
+        let call = Call { row, path, params, headers: parts.headers, identity, output };
+        if verb == "watch" {
+            let reply = self.dispatch(&call, &parts.method, body).await?;
+            return Ok(render::reply(&call, reply));
+        }
+        let Ok(_place) = self.places.try_acquire() else {
+            return Err(ApiError::too_many_requests("Too many requests, please try again later.", 1).into());
+        };
+        let answer = self.dispatch(&call, &parts.method, body);
+        let reply = tokio::time::timeout(self.config.request_timeout, answer)
+            .await
+            .map_err(|_| Error::Deadline)??;
         Ok(render::reply(&call, reply))
     }
 
@@ -126,7 +211,8 @@ impl ApiServer {
         let kind = call.row.kind;
         let named = !call.path.name.is_empty();
         let subresource = call.path.subresource.as_str();
-        if !call.path.rest.is_empty() || (!subresource.is_empty() && kind.subresource(subresource).is_none()) {
+        if !call.path.rest.is_empty() || (!subresource.is_empty() && kind.subresource(subresource).is_none())
+        {
             return Err(ApiError::unknown_path().into());
         }
         if kind.namespaced && call.path.namespace.is_empty() && (named || *method == Method::POST) {

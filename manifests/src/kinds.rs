@@ -113,6 +113,7 @@ pub const POD: Kind = Kind {
             kind: "Eviction",
             verbs: &["create"],
         },
+        Subresource { name: "ephemeralcontainers", group: "", version: "", kind: "Pod", verbs: READ_WRITE },
         stream("exec", "PodExecOptions"),
         Subresource { name: "log", group: "", version: "", kind: "Pod", verbs: &["get"] },
         stream("portforward", "PodPortForwardOptions"),

@@ -10,12 +10,18 @@ const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
 
 /// Whether an object may be created in a namespace. What is returned must still hold when the object is written, so that
 /// nothing slips into a namespace that is being emptied at the same time.
-pub(crate) fn admit_create(env: &Env<'_>, row: &Row, namespace: &str, name: &str) -> Result<Compare, ApiError> {
+pub(crate) fn admit_create(
+    env: &Env<'_>,
+    row: &Row,
+    namespace: &str,
+    name: &str,
+) -> Result<Compare, ApiError> {
     let Some(found) = env.get("", "namespaces", namespace) else {
         return Err(ApiError::not_found("namespaces", "", namespace));
     };
     if namespace_phase(&found) == "Terminating" {
-        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        let why =
+            format!("unable to create new content in namespace {namespace} because it is being terminated");
         return Err(row.forbidden(name, &why).with_cause(
             "NamespaceTerminating",
             "metadata.namespace",

@@ -41,7 +41,10 @@ pub(crate) fn admit(spec: &mut PodSpec, classes: &[PriorityClass]) -> Result<(),
 
 /// The class that is marked as default; of several, the lowest.
 fn default_class(classes: &[PriorityClass]) -> Option<&PriorityClass> {
-    classes.iter().filter(|class| class.global_default == Some(true)).min_by_key(|class| class.value.unwrap_or(0))
+    classes
+        .iter()
+        .filter(|class| class.global_default == Some(true))
+        .min_by_key(|class| class.value.unwrap_or(0))
 }
 
 /// There is at most one default class. The error says why a class is refused.
@@ -63,7 +66,8 @@ mod tests {
     use super::*;
 
     fn class(name: &str, value: i32, default: bool) -> PriorityClass {
-        let mut class = PriorityClass { value: Some(value), global_default: Some(default), ..PriorityClass::default() };
+        let mut class =
+            PriorityClass { value: Some(value), global_default: Some(default), ..PriorityClass::default() };
         class.metadata.name = Some(name.to_owned());
         class
     }

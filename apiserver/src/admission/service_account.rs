@@ -16,7 +16,8 @@ pub(crate) fn admit(
     namespace: &str,
     find: impl FnOnce(&str) -> Option<ServiceAccount>,
 ) -> Result<(), String> {
-    let mirror = pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR));
+    let mirror =
+        pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR));
     let spec = pod.spec.get_or_insert_default();
     let named = spec.service_account_name.clone().or(spec.service_account.clone()).unwrap_or_default();
     if mirror {
@@ -33,7 +34,9 @@ pub(crate) fn admit(
         return if name == DEFAULT {
             Ok(())
         } else {
-            Err(format!("error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"))
+            Err(format!(
+                "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"
+            ))
         };
     };
     if spec.image_pull_secrets.as_ref().is_none_or(Vec::is_empty) {
@@ -58,7 +61,8 @@ mod tests {
     #[test]
     fn accounts() {
         let secrets = vec![LocalObjectReference { name: "s".to_owned() }];
-        let account = ServiceAccount { image_pull_secrets: Some(secrets.clone()), ..ServiceAccount::default() };
+        let account =
+            ServiceAccount { image_pull_secrets: Some(secrets.clone()), ..ServiceAccount::default() };
         let spec = admit_named(None, None).unwrap();
         assert_eq!(spec.service_account_name.as_deref(), Some("default"));
         assert_eq!(spec.service_account.as_deref(), Some("default"));

@@ -67,9 +67,12 @@ fn check_preconditions(binding: &Binding, pod: &Pod, revision: u64, name: &str) 
         return Err(ApiError::conflict("pods/binding", "", name, &why));
     }
     let have = revision.to_string();
-    if let Some(version) = binding.metadata.resource_version.as_deref().filter(|v| !v.is_empty() && *v != have) {
-        let why =
-            format!("Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {have}");
+    if let Some(version) =
+        binding.metadata.resource_version.as_deref().filter(|v| !v.is_empty() && *v != have)
+    {
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {have}"
+        );
         return Err(ApiError::conflict("pods/binding", "", name, &why));
     }
     Ok(())
@@ -143,6 +146,9 @@ mod tests {
         assert_eq!(again, Err("pod web is already assigned to node \"n1\"".to_owned()));
         let mut leaving = pod("");
         leaving.metadata.deletion_timestamp = Some(time(Timestamp::UNIX_EPOCH));
-        assert!(assign(&binding, &leaving, Timestamp::UNIX_EPOCH).is_err_and(|why| why.contains("is being deleted")));
+        assert!(
+            assign(&binding, &leaving, Timestamp::UNIX_EPOCH)
+                .is_err_and(|why| why.contains("is being deleted"))
+        );
     }
 }

@@ -132,7 +132,8 @@ impl ApiServer {
         let list = ListParams::parse(&call.params, false)?;
         let filter = self.filter(call, &list)?;
         self.refresh().await?;
-        let within = if call.path.namespace.is_empty() { String::new() } else { format!("{}/", call.path.namespace) };
+        let within =
+            if call.path.namespace.is_empty() { String::new() } else { format!("{}/", call.path.namespace) };
         let query = Query { within: &within, limit: list.limit, ..Query::default() };
         let applied = self.caches.fresh.applied();
         let listed = call.row.cache.list(&query, &filter, applied).map_err(|old| Error::too_old(0, &old))?;
@@ -157,7 +158,11 @@ impl ApiServer {
 }
 
 /// The answer when an object is gone.
-fn gone(row: &Row, name: &str, written: &Written) -> manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Status {
+fn gone(
+    row: &Row,
+    name: &str,
+    written: &Written,
+) -> manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Status {
     let uid = row.hooks.from_json(&written.json).ok().and_then(|object| object.meta().uid.clone());
     success(row.kind.plural, row.kind.group, name, uid.as_deref().unwrap_or_default())
 }
@@ -215,7 +220,8 @@ enum Grace {
 /// Records a graceful deletion. `period` is what the kind makes of the request.
 fn grace(meta: &mut ObjectMeta, requested: Option<i64>, period: i64, now: Timestamp) -> Grace {
     let Some(deadline) = meta.deletion_timestamp.as_ref().map(|time| time.0) else {
-        meta.deletion_timestamp = Some(time(now.saturating_add(SignedDuration::from_secs(period)).unwrap_or(now)));
+        meta.deletion_timestamp =
+            Some(time(now.saturating_add(SignedDuration::from_secs(period)).unwrap_or(now)));
         meta.deletion_grace_period_seconds = Some(period);
         if meta.generation.unwrap_or(0) > 0 {
             next_generation(meta);
@@ -296,7 +302,12 @@ mod tests {
         "2026-01-01T00:00:00Z".parse().unwrap()
     }
 
-    fn check(deadline: Option<(i64, i64)>, requested: Option<i64>, period: i64, expected: (Grace, Option<(i64, i64)>)) {
+    fn check(
+        deadline: Option<(i64, i64)>,
+        requested: Option<i64>,
+        period: i64,
+        expected: (Grace, Option<(i64, i64)>),
+    ) {
         let mut meta = ObjectMeta {
             deletion_timestamp: deadline.map(|(at, _)| time(now() + SignedDuration::from_secs(at))),
             deletion_grace_period_seconds: deadline.map(|(_, period)| period),

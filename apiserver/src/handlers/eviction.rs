@@ -19,7 +19,8 @@ impl ApiServer {
         let write = WriteParams::parse(&call.params, "CreateOptions")?;
         let mut document = content::document(&call.headers, &body)?;
         // Older clients send the same object under the older version.
-        let version = document.value.get("apiVersion").and_then(Value::as_str).unwrap_or("policy/v1").to_owned();
+        let version =
+            document.value.get("apiVersion").and_then(Value::as_str).unwrap_or("policy/v1").to_owned();
         let version = if version == "policy/v1beta1" { "policy/v1beta1" } else { "policy/v1" };
         check_type(&mut document.value, version, "Eviction")?;
         document.value["apiVersion"] = "policy/v1".into();

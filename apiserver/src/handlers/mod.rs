@@ -52,6 +52,8 @@ pub(crate) enum Reply {
     Events(Body),
     /// A status that is not an error.
     Status(Box<Status>),
+    /// Something that is passed on as it is.
+    Raw(Box<http::Response<Body>>),
 }
 
 /// A list with what its metadata says.

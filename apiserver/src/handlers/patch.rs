@@ -51,7 +51,8 @@ impl ApiServer {
                 let value: Value = serde_json::from_slice(&json)
                     .map_err(|source| Error::Stored { key: call.key(), source })?;
                 let value = patch::apply(kind, &value, &body, &type_name).map_err(ApiError::from)?;
-                let decoded = decode::decode(row, Document { value, duplicates: Vec::new() }, write.field_validation)?;
+                let decoded =
+                    decode::decode(row, Document { value, duplicates: Vec::new() }, write.field_validation)?;
                 let mut object = decoded.object;
                 check_name(object.meta().name.as_deref(), &call.path.name)?;
                 metadata::match_namespace(object.meta_mut(), row.kind.namespaced, &call.path.namespace)?;

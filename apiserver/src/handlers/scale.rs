@@ -32,9 +32,10 @@ impl ApiServer {
     /// The answer for an object, from its JSON.
     fn scale_json(&self, call: &Call, json: &[u8]) -> Result<Bytes, Error> {
         let key = call.key();
-        let object = call.row.hooks.from_json(json).map_err(|source| Error::Stored { key: key.clone(), source })?;
+        let object =
+            call.row.hooks.from_json(json).map_err(|source| Error::Stored { key: key.clone(), source })?;
         let scale = scale_of(&*object).ok_or_else(ApiError::unknown_path)?;
-        serde_json::to_vec(&scale).map(Bytes::from).map_err(|source| Error::Encode { key, source })
+        manifests::encode::to_vec(&scale).map(Bytes::from).map_err(|source| Error::Encode { key, source })
     }
 
     pub(crate) async fn update_scale(&self, call: &Call, body: Bytes) -> Result<Reply, Error> {
@@ -48,7 +49,7 @@ impl ApiServer {
         let write = WriteParams::parse(&call.params, "PatchOptions")?;
         let type_name = manifests::strategic::type_name("autoscaling", "v1", "Scale");
         self.write_scale(call, &write, |scale| {
-            let value: Value = serde_json::to_value(scale)
+            let value: Value = manifests::encode::to_value(scale)
                 .map_err(|source| Error::Encode { key: call.key(), source })?;
             let value = patch::apply(kind, &value, &body, &type_name).map_err(ApiError::from)?;
             Ok(Document { value, duplicates: Vec::new() })
@@ -71,8 +72,9 @@ impl ApiServer {
                 let scale = current_scale(&**old, current).ok_or_else(ApiError::unknown_path)?;
                 let mut document = wanted(&scale)?;
                 check_type(&mut document.value, "autoscaling/v1", "Scale")?;
-                let (scale, _) = manifests::decode::decode_document::<Scale>(&document, write.field_validation)
-                    .map_err(|error| ApiError::bad_request(error.for_kind("autoscaling/v1", "Scale")))?;
+                let (scale, _) =
+                    manifests::decode::decode_document::<Scale>(&document, write.field_validation)
+                        .map_err(|error| ApiError::bad_request(error.for_kind("autoscaling/v1", "Scale")))?;
                 check_name(scale.metadata.name.as_deref(), name)?;
                 let replicas = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
                 if replicas < 0 {

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Call, Reply};
 use crate::body::Body;
 use crate::error::Error;
+use crate::metrics::OpenWatch;
 use crate::object::{EventType, Object, frame};
 use crate::registry::Row;
 use crate::render::EventForm;
@@ -47,7 +48,8 @@ impl ApiServer {
             caches: self.caches.clone(),
             row: call.row.clone(),
             filter,
-            form: EventForm::new(call)?,
+            form: EventForm::new(call),
+            _open: self.metrics.watches.open(),
             cursor: 0,
             generation: 0,
             changed: cache.subscribe(),
@@ -95,6 +97,7 @@ struct Watcher {
     row: Arc<Row>,
     filter: Filter,
     form: EventForm,
+    _open: OpenWatch,
     /// Everything up to here has been told.
     cursor: u64,
     generation: u64,

@@ -1,11 +1,11 @@
 //! ConfigMaps, Secrets, ServiceAccounts: what pods are configured with.
 
+use manifests::default;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::core::v1 as core;
-use manifests::default;
 
-use super::validate;
 use super::kind::{Kind, Part};
+use super::validate;
 use crate::fields::SelectableField;
 
 pub(super) struct ConfigMap;
@@ -37,9 +37,11 @@ impl Kind for Secret {
         // Upstream folds stringData into data when it decodes; it is never stored.
         if let Some(strings) = object.string_data.take() {
             let data = object.data.get_or_insert_default();
-            data.extend(strings.into_iter().map(|(key, value)| {
-                (key, manifests::k8s_openapi::ByteString(value.into_bytes()))
-            }));
+            data.extend(
+                strings
+                    .into_iter()
+                    .map(|(key, value)| (key, manifests::k8s_openapi::ByteString(value.into_bytes()))),
+            );
         }
         default::secret(object);
     }

@@ -1,14 +1,15 @@
 //! Endpoints and EndpointSlices: where a service's requests go.
 
+use manifests::default;
+use manifests::encode::same;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::core::v1 as core;
 use manifests::k8s_openapi::api::discovery::v1 as discovery;
 use manifests::status::ApiError;
-use manifests::default;
 
 use super::env::Env;
-use super::validate;
 use super::kind::{Kind, Part};
+use super::validate;
 use crate::write::metadata::next_generation;
 
 pub(super) struct Endpoints;
@@ -46,7 +47,11 @@ impl Kind for EndpointSlice {
         _: Part,
         _: &Env<'_>,
     ) -> Result<(), ApiError> {
-        if (&new.endpoints, &new.ports, &new.address_type) != (&old.endpoints, &old.ports, &old.address_type) {
+        let wanted = |slice: &discovery::EndpointSlice| {
+            let discovery::EndpointSlice { endpoints, ports, address_type, .. } = slice.clone();
+            discovery::EndpointSlice { endpoints, ports, address_type, ..Default::default() }
+        };
+        if !same(&wanted(new), &wanted(old)) {
             next_generation(&mut new.metadata);
         }
         Ok(())

@@ -34,7 +34,11 @@ impl Env<'_> {
     /// All objects of a resource, decoded.
     pub(crate) fn all<T: DeserializeOwned>(&self, group: &str, resource: &str) -> Vec<T> {
         let Some(row) = self.registry.find(group, "v1", resource) else { return Vec::new() };
-        row.cache.all("").iter().filter_map(|object| serde_json::from_slice(object.json_bytes()).ok()).collect()
+        row.cache
+            .all("")
+            .iter()
+            .filter_map(|object| serde_json::from_slice(object.json_bytes()).ok())
+            .collect()
     }
 
     /// The store's key of an object.

@@ -3,9 +3,8 @@
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::core::v1 as core;
 
-
-use super::validate;
 use super::kind::{Kind, Part};
+use super::validate;
 use crate::fields::SelectableField;
 
 pub(super) struct Event;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use manifests::decode::{self, DecodeError, FieldValidation};
+use manifests::encode::EncodeError;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use manifests::k8s_openapi::{Metadata, Resource};
@@ -26,7 +27,7 @@ pub(crate) trait AnyObject: Any + fmt::Debug + Send + Sync {
     fn meta(&self) -> &ObjectMeta;
     fn meta_mut(&mut self) -> &mut ObjectMeta;
     /// The stored form.
-    fn encode(&self, layout: &Layout) -> Result<Vec<u8>, serde_json::Error>;
+    fn encode(&self, layout: &Layout) -> Result<Vec<u8>, EncodeError>;
     fn boxed(&self) -> Box<dyn AnyObject>;
     fn as_any(&self) -> &dyn Any;
     fn as_any_mut(&mut self) -> &mut dyn Any;
@@ -44,7 +45,7 @@ where
         self.metadata_mut()
     }
 
-    fn encode(&self, layout: &Layout) -> Result<Vec<u8>, serde_json::Error> {
+    fn encode(&self, layout: &Layout) -> Result<Vec<u8>, EncodeError> {
         encode(layout, self)
     }
 

@@ -3,9 +3,8 @@
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::coordination::v1 as coordination;
 
-
-use super::validate;
 use super::kind::{Kind, Part};
+use super::validate;
 
 pub(super) struct Lease;
 

@@ -1,13 +1,13 @@
 //! Namespaces: kept until their contents are gone.
 
+use manifests::default;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::core::v1 as core;
 use manifests::status::ApiError;
-use manifests::default;
 
 use super::env::Env;
-use super::validate;
 use super::kind::{Kind, Part};
+use super::validate;
 use crate::fields::SelectableField;
 
 /// The finalizer of the controller that empties a namespace.
@@ -31,7 +31,8 @@ impl Kind for Namespace {
     }
 
     fn prepare_create(object: &mut core::Namespace, _: &Env<'_>) -> Result<(), ApiError> {
-        object.status = Some(core::NamespaceStatus { phase: Some("Active".to_owned()), ..Default::default() });
+        object.status =
+            Some(core::NamespaceStatus { phase: Some("Active".to_owned()), ..Default::default() });
         let finalizers = object.spec.get_or_insert_default().finalizers.get_or_insert_default();
         if !finalizers.iter().any(|have| have == FINALIZER) {
             finalizers.push(FINALIZER.to_owned());

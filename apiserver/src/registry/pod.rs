@@ -1,6 +1,7 @@
 //! Pods.
 
 use manifests::default;
+use manifests::encode::same;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::core::v1 as core;
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,7 +18,9 @@ pub(super) struct Pod;
 
 fn admit(pod: &mut core::Pod, env: &Env<'_>) -> Result<(), String> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    service_account::admit(pod, &namespace, |name| env.decode("", "serviceaccounts", &format!("{namespace}/{name}")))?;
+    service_account::admit(pod, &namespace, |name| {
+        env.decode("", "serviceaccounts", &format!("{namespace}/{name}"))
+    })?;
     let spec = pod.spec.get_or_insert_default();
     priority::admit(spec, &env.all("scheduling.k8s.io", "priorityclasses"))?;
     default_toleration_seconds::admit(spec);
@@ -48,7 +51,11 @@ impl Kind for Pod {
     fn prepare_create(object: &mut core::Pod, env: &Env<'_>) -> Result<(), ApiError> {
         let name = object.metadata.name.clone().unwrap_or_default();
         admit(object, env).map_err(|why| ApiError::forbidden("pods", "", &name, &why))?;
-        let gated = object.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref()).is_some_and(|g| !g.is_empty());
+        let gated = object
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.scheduling_gates.as_ref())
+            .is_some_and(|g| !g.is_empty());
         let conditions = gated.then(|| {
             vec![core::PodCondition {
                 type_: "PodScheduled".to_owned(),
@@ -91,7 +98,7 @@ impl Kind for Pod {
             }
         }
         new.status.clone_from(&old.status);
-        if new.spec != old.spec {
+        if !same(&new.spec, &old.spec) {
             next_generation(&mut new.metadata);
         }
         Ok(())
@@ -124,7 +131,8 @@ impl Kind for Pod {
 
     fn grace_period(object: &core::Pod, requested: Option<i64>) -> Option<i64> {
         let wanted = requested.or(object.spec.as_ref()?.termination_grace_period_seconds).unwrap_or(0);
-        let scheduled = object.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|n| !n.is_empty());
+        let scheduled =
+            object.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|n| !n.is_empty());
         let phase = object.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
         if !scheduled || matches!(phase, "Failed" | "Succeeded") {
             return Some(0);

@@ -42,7 +42,11 @@ impl Kind for PriorityClass {
         validate::priority_class(object)
     }
 
-    fn validate_update(new: &scheduling::PriorityClass, old: &scheduling::PriorityClass, _: Part) -> ErrorList {
+    fn validate_update(
+        new: &scheduling::PriorityClass,
+        old: &scheduling::PriorityClass,
+        _: Part,
+    ) -> ErrorList {
         validate::priority_class_update(new, old)
     }
 }

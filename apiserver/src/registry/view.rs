@@ -59,7 +59,8 @@ impl View {
     /// The stored name of a field in a selector.
     pub(crate) fn stored_label(&self, label: &str) -> String {
         let (first, rest) = label.split_once('.').map_or((label, None), |(first, rest)| (first, Some(rest)));
-        let stored = self.fields.iter().find(|(shown, _)| *shown == first).map_or(first, |(_, stored)| stored);
+        let stored =
+            self.fields.iter().find(|(shown, _)| *shown == first).map_or(first, |(_, stored)| stored);
         rest.map_or_else(|| stored.to_owned(), |rest| format!("{stored}.{rest}"))
     }
 }
@@ -73,8 +74,13 @@ mod tests {
     fn there_and_back() {
         let mut value = json!({"apiVersion":"events.k8s.io/v1","kind":"Event","regarding":{"name":"p"},"note":"n","message":"m"});
         EVENTS.to_stored(&mut value);
-        assert_eq!(value, json!({"apiVersion":"v1","kind":"Event","involvedObject":{"name":"p"},"message":"n","note":"m"}));
-        let shown: Value = serde_json::from_slice(&EVENTS.show(br#"{"apiVersion":"v1","kind":"Event","count":3}"#)).expect("JSON");
+        assert_eq!(
+            value,
+            json!({"apiVersion":"v1","kind":"Event","involvedObject":{"name":"p"},"message":"n","note":"m"})
+        );
+        let shown: Value =
+            serde_json::from_slice(&EVENTS.show(br#"{"apiVersion":"v1","kind":"Event","count":3}"#))
+                .expect("JSON");
         assert_eq!(shown, json!({"apiVersion":"events.k8s.io/v1","kind":"Event","deprecatedCount":3}));
         assert_eq!(EVENTS.stored_label("regarding.kind"), "involvedObject.kind");
         assert_eq!(EVENTS.stored_label("reason"), "reason");

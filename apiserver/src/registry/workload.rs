@@ -1,13 +1,14 @@
 //! ReplicaSets and Deployments.
 
+use manifests::default;
+use manifests::encode::same;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::apps::v1 as apps;
 use manifests::status::ApiError;
-use manifests::default;
 
 use super::env::Env;
-use super::validate;
 use super::kind::{Kind, Part};
+use super::validate;
 use crate::fields::SelectableField;
 use crate::write::metadata::next_generation;
 
@@ -38,7 +39,7 @@ impl Kind for ReplicaSet {
             Part::Status => new.spec.clone_from(&old.spec),
             _ => {
                 new.status.clone_from(&old.status);
-                if new.spec != old.spec {
+                if !same(&new.spec, &old.spec) {
                     next_generation(&mut new.metadata);
                 }
             }
@@ -86,7 +87,8 @@ impl Kind for Deployment {
             _ => {
                 new.status.clone_from(&old.status);
                 // Annotations count as well: the revision is one.
-                if new.spec != old.spec || new.metadata.annotations != old.metadata.annotations {
+                if !same(&new.spec, &old.spec) || !same(&new.metadata.annotations, &old.metadata.annotations)
+                {
                     next_generation(&mut new.metadata);
                 }
             }

@@ -31,6 +31,15 @@ pub(crate) struct Output {
     pub(crate) format: Format,
     pub(crate) shape: Shape,
     pub(crate) pretty: bool,
+    /// The table's group had its old version.
+    old_table: bool,
+}
+
+impl Output {
+    /// Which version of `meta.k8s.io` a table is of.
+    pub(crate) fn table_version(self) -> &'static str {
+        if self.old_table { "v1beta1" } else { "v1" }
+    }
 }
 
 /// What can be written, in the words of the error.
@@ -90,7 +99,7 @@ impl Clause<'_> {
             "PartialObjectMetadata" | "PartialObjectMetadataList" if known_group => Shape::Metadata,
             _ => return None,
         };
-        Some(Output { format, shape, pretty: self.pretty })
+        Some(Output { format, shape, pretty: self.pretty, old_table: self.version == "v1beta1" })
     }
 }
 

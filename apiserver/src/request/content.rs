@@ -21,9 +21,8 @@ pub(crate) fn document(headers: &HeaderMap, body: &[u8]) -> Result<Document, Api
             ApiError::bad_request(format!("couldn't get version/kind; json parse error: {error}"))
         }),
         "application/yaml" => {
-            let value = serde_yaml::from_slice(body).map_err(|error| {
-                ApiError::bad_request(format!("error converting YAML to JSON: {error}"))
-            })?;
+            let value = serde_yaml::from_slice(body)
+                .map_err(|error| ApiError::bad_request(format!("error converting YAML to JSON: {error}")))?;
             Ok(Document { value, duplicates: Vec::new() })
         }
         _ => Err(ApiError::unsupported_media_type(&SUPPORTED)),

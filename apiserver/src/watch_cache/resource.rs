@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::event::Event;
 use super::filter::Filter;
 use super::ring::{Ring, TooOld};
+use crate::encode::stored_form;
 use crate::fields::{SelectableField, extract};
 use crate::object::{EventType, Layout, Object};
 
@@ -45,19 +46,11 @@ impl Storage {
         if self.layout.fits(stored) {
             return Ok(Object::new(&self.layout, relative, event, stored, revision, extracted));
         }
-        let mut value: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(stored)?;
-        let mut metadata = value.remove("metadata").unwrap_or_default();
-        if let Some(metadata) = metadata.as_object_mut() {
+        let mut value: serde_json::Value = serde_json::from_slice(stored)?;
+        if let Some(metadata) = value.get_mut("metadata").and_then(serde_json::Value::as_object_mut) {
             metadata.remove("resourceVersion");
         }
-        let mut rest = Vec::new();
-        for (key, value) in value.iter().filter(|(key, _)| *key != "apiVersion" && *key != "kind") {
-            rest.push(b',');
-            serde_json::to_writer(&mut rest, key)?;
-            rest.push(b':');
-            serde_json::to_writer(&mut rest, value)?;
-        }
-        let stored = self.layout.assemble(&serde_json::to_vec(&metadata)?, &rest);
+        let stored = stored_form(&self.layout, value);
         Ok(Object::new(&self.layout, relative, event, &stored, revision, extracted))
     }
 }

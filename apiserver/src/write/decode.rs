@@ -16,7 +16,11 @@ pub(crate) struct Decoded {
 }
 
 /// Reads an object of the row's kind. What it says of its kind must fit; it may say nothing.
-pub(crate) fn decode(row: &Row, mut document: Document, validation: FieldValidation) -> Result<Decoded, ApiError> {
+pub(crate) fn decode(
+    row: &Row,
+    mut document: Document,
+    validation: FieldValidation,
+) -> Result<Decoded, ApiError> {
     let api_version = row.kind.api_version();
     check_type(&mut document.value, &api_version, row.kind.kind)?;
     if let Some(view) = &row.view {
@@ -36,7 +40,9 @@ pub(crate) fn decode(row: &Row, mut document: Document, validation: FieldValidat
 /// Checks apiVersion and kind of a document, and fills them in.
 pub(crate) fn check_type(value: &mut Value, api_version: &str, kind: &str) -> Result<(), ApiError> {
     let Some(fields) = value.as_object_mut() else {
-        return Err(ApiError::bad_request("couldn't get version/kind; json parse error: the body is not an object"));
+        return Err(ApiError::bad_request(
+            "couldn't get version/kind; json parse error: the body is not an object",
+        ));
     };
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     let (own_version, own_kind) = (text(fields.get("apiVersion")), text(fields.get("kind")));

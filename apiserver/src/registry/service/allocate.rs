@@ -47,7 +47,8 @@ pub(super) fn keep(new: &mut Service, old: &Service) {
         (true, true) => {
             let mut taken: Vec<i32> = new.ports.iter().flatten().filter_map(|port| port.node_port).collect();
             for port in new.ports.iter_mut().flatten().filter(|port| port.node_port.unwrap_or(0) == 0) {
-                let same = |before: &&ServicePort| (before.port, &before.protocol) == (port.port, &port.protocol);
+                let same =
+                    |before: &&ServicePort| (before.port, &before.protocol) == (port.port, &port.protocol);
                 let before = old.ports.iter().flatten().find(same).and_then(|before| before.node_port);
                 if let Some(before) = before.filter(|before| !taken.contains(before)) {
                     taken.push(before);
@@ -65,7 +66,8 @@ pub(super) fn keep(new: &mut Service, old: &Service) {
     }
     if has_health_check(&old) {
         if has_health_check(new) {
-            new.health_check_node_port = new.health_check_node_port.filter(|own| *own != 0).or(old.health_check_node_port);
+            new.health_check_node_port =
+                new.health_check_node_port.filter(|own| *own != 0).or(old.health_check_node_port);
         } else if new.health_check_node_port == old.health_check_node_port {
             new.health_check_node_port = None;
         }
@@ -78,8 +80,7 @@ pub(super) fn fill(service: &mut Service, old: Option<&Service>, env: &Env<'_>) 
     let before = old.map(held).unwrap_or_default();
     let is_free = |claim: &str| !env.caches.is_claimed(claim) || before.iter().any(|own| own == claim);
     let Some(spec) = &mut service.spec else { return Ok(()) };
-    let invalid =
-        |error: FieldError| ApiError::invalid("Service", "", &name, &[error].into_iter().collect());
+    let invalid = |error: FieldError| ApiError::invalid("Service", "", &name, &[error].into_iter().collect());
 
     let first = spec.cluster_ip.clone().unwrap_or_default();
     if is_external_name(spec) || first == NONE {
@@ -95,7 +96,11 @@ pub(super) fn fill(service: &mut Service, old: Option<&Service>, env: &Env<'_>) 
     {
         check_address(env.config.service_cidr, ip, is_free(&address_claim(&first))).map_err(|why| {
             let path = Path::new("spec").child("clusterIPs");
-            invalid(FieldError::invalid(&path, &spec.cluster_ips, format!("failed to allocate IP {first}: {why}")))
+            invalid(FieldError::invalid(
+                &path,
+                &spec.cluster_ips,
+                format!("failed to allocate IP {first}: {why}"),
+            ))
         })?;
     }
 
@@ -143,7 +148,9 @@ pub(super) fn fill(service: &mut Service, old: Option<&Service>, env: &Env<'_>) 
 
 fn check_address(range: Ipv4Net, ip: Ipv4Addr, free: bool) -> Result<(), String> {
     if !range.contains(&ip) || ip == range.network() || ip == range.broadcast() {
-        return Err(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"));
+        return Err(format!(
+            "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"
+        ));
     }
     if free { Ok(()) } else { Err("provided IP is already allocated".to_owned()) }
 }
@@ -184,7 +191,11 @@ fn pick_address(range: Ipv4Net, claimed: impl Fn(Ipv4Addr) -> bool, random: u64)
 }
 
 /// A free port, found from a random place on.
-fn pick_port(range: &std::ops::RangeInclusive<u16>, claimed: impl Fn(i32) -> bool, random: u64) -> Option<i32> {
+fn pick_port(
+    range: &std::ops::RangeInclusive<u16>,
+    claimed: impl Fn(i32) -> bool,
+    random: u64,
+) -> Option<i32> {
     let (first, last) = (i32::from(*range.start()), i32::from(*range.end()));
     let size = u64::try_from(last - first + 1).ok().filter(|size| *size > 0)?;
     let start = first + i32::try_from(random % size).ok()?;
@@ -216,7 +227,9 @@ mod tests {
     #[test]
     fn every_port_is_given_once() {
         let mut taken = BTreeSet::new();
-        while let Some(port) = pick_port(&(30000..=30009), |port| taken.contains(&port), taken.len() as u64 * 31) {
+        while let Some(port) =
+            pick_port(&(30000..=30009), |port| taken.contains(&port), taken.len() as u64 * 31)
+        {
             taken.insert(port);
         }
         assert_eq!(taken, (30000..=30009).collect());
@@ -228,7 +241,10 @@ mod tests {
         let check = |ip: &str, free| check_address(range, ip.parse().unwrap(), free);
         assert_eq!(check("10.43.7.1", true), Ok(()));
         assert_eq!(check("10.43.7.1", false), Err("provided IP is already allocated".to_owned()));
-        assert!(check("10.44.0.1", true).is_err_and(|why| why.ends_with("The range of valid IPs is 10.43.0.0/16")));
+        assert!(
+            check("10.44.0.1", true)
+                .is_err_and(|why| why.ends_with("The range of valid IPs is 10.43.0.0/16"))
+        );
         assert!(check("10.43.0.0", true).is_err());
         assert_eq!(check_port(&(30000..=32767), 30000, true), Ok(()));
         assert!(check_port(&(30000..=32767), 80, true).is_err_and(|why| why.ends_with("30000-32767")));

@@ -55,7 +55,9 @@ pub(super) fn fill(new: &mut Service, old: Option<&Service>) -> Result<(), ApiEr
     let path = Path::new("spec");
     let mut errors = ErrorList::new();
     if policy == SINGLE {
-        let several = |what| format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified");
+        let several = |what| {
+            format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified")
+        };
         if spec.cluster_ips.as_ref().is_some_and(|ips| ips.len() == 2) {
             errors.push(FieldError::invalid(&path.child("ipFamilyPolicy"), &policy, several("cluster IPs")));
         }

@@ -58,7 +58,8 @@ fn held(service: &core::Service) -> Vec<String> {
         held.extend(addresses.map(|ip| allocate::address_claim(ip)));
     }
     if has_node_ports(&spec) {
-        let ports = spec.ports.iter().flatten().filter_map(|port| port.node_port).chain(spec.health_check_node_port);
+        let ports =
+            spec.ports.iter().flatten().filter_map(|port| port.node_port).chain(spec.health_check_node_port);
         held.extend(ports.filter(|port| *port != 0).map(allocate::port_claim));
     }
     held.sort();
@@ -82,13 +83,19 @@ impl Kind for Service {
     }
 
     fn prepare_create(object: &mut core::Service, env: &Env<'_>) -> Result<(), ApiError> {
-        object.status = Some(core::ServiceStatus { load_balancer: Some(Default::default()), conditions: None });
+        object.status =
+            Some(core::ServiceStatus { load_balancer: Some(Default::default()), conditions: None });
         families::match_addresses(object, None);
         families::fill(object, None)?;
         allocate::fill(object, None, env)
     }
 
-    fn prepare_update(new: &mut core::Service, old: &core::Service, part: Part, env: &Env<'_>) -> Result<(), ApiError> {
+    fn prepare_update(
+        new: &mut core::Service,
+        old: &core::Service,
+        part: Part,
+        env: &Env<'_>,
+    ) -> Result<(), ApiError> {
         if part == Part::Status {
             new.spec.clone_from(&old.spec);
             return Ok(());
@@ -111,7 +118,11 @@ impl Kind for Service {
         }
     }
 
-    fn claims(new: Option<&core::Service>, old: Option<&core::Service>, _: &Env<'_>) -> Result<Claims, ApiError> {
+    fn claims(
+        new: Option<&core::Service>,
+        old: Option<&core::Service>,
+        _: &Env<'_>,
+    ) -> Result<Claims, ApiError> {
         let (before, after) = (old.map(held).unwrap_or_default(), new.map(held).unwrap_or_default());
         let meta = new.or(old).map(|service| service.metadata.clone()).unwrap_or_default();
         let holder = serde_json::json!({

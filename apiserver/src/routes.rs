@@ -1,0 +1,98 @@
+//! Everything that is not a resource: discovery, OpenAPI, health, version, metrics.
+
+use http::header::{ACCEPT, ETAG, HeaderName, IF_NONE_MATCH, VARY};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
+use manifests::kinds::KINDS;
+use manifests::status::ApiError;
+use serde_json::json;
+
+use crate::body::Body;
+use crate::discovery;
+use crate::error::Error;
+use crate::render;
+use crate::request::params::Params;
+use crate::server::ApiServer;
+
+/// The version of the API that is served. What comes after the plus is our own.
+const MAJOR: &str = "1";
+const MINOR: &str = "37";
+const GIT_VERSION: &str = concat!("v1.37.0+coracle", env!("CARGO_PKG_VERSION"));
+
+/// What `GET /` lists.
+const PATHS: [&str; 9] =
+    ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"];
+
+fn header(parts: &Parts, name: HeaderName) -> &str {
+    parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+impl ApiServer {
+    /// Answers a request that is not about a resource.
+    pub(crate) async fn other(&self, parts: &Parts) -> Result<Response<Body>, Error> {
+        if !matches!(parts.method, Method::GET | Method::HEAD) {
+            return Err(ApiError::method_not_allowed("", "", parts.method.as_str()).into());
+        }
+        let path = parts.uri.path();
+        let params = Params::parse(parts.uri.query());
+        if let Some(answer) = self.health(path, &params).await {
+            return Ok(answer);
+        }
+        if discovery::is_discovery_path(path) {
+            return self.discover(parts);
+        }
+        match path.trim_end_matches('/') {
+            "/version" => Ok(render::json(StatusCode::OK, version().to_string())),
+            "/metrics" => {
+                let counts = self.registry.rows().iter().filter(|row| row.view.is_none());
+                let text = self.metrics.expose(counts.map(|row| (row.kind.plural, row.cache.len())));
+                Ok(render::respond(
+                    StatusCode::OK,
+                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    text.into(),
+                ))
+            }
+            "" => Ok(render::json(StatusCode::OK, json!({ "paths": PATHS }).to_string())),
+            _ => Err(ApiError::unknown_path().into()),
+        }
+    }
+
+    fn discover(&self, parts: &Parts) -> Result<Response<Body>, Error> {
+        let format = discovery::Format::negotiate(header(parts, ACCEPT))
+            .ok_or_else(|| ApiError::not_acceptable(&["application/json"]))?;
+        let (address, port) = self.config.advertise;
+        let address = std::net::SocketAddr::new(address, port).to_string();
+        let document = discovery::document(parts.uri.path(), format, KINDS, &address)
+            .ok_or_else(ApiError::unknown_path)?;
+        let known = document.etag.as_deref().is_some_and(|etag| header(parts, IF_NONE_MATCH).contains(etag));
+        let mut response = if known {
+            render::respond(StatusCode::NOT_MODIFIED, document.content_type, Body::empty())
+        } else {
+            render::respond(StatusCode::OK, document.content_type, document.body.into())
+        };
+        if let Some(etag) = document.etag.and_then(|etag| HeaderValue::from_str(&etag).ok()) {
+            response.headers_mut().insert(ETAG, etag);
+            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+            response.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("public"));
+        }
+        Ok(response)
+    }
+}
+
+fn version() -> serde_json::Value {
+    json!({
+        "major": MAJOR,
+        "minor": MINOR,
+        "gitVersion": GIT_VERSION,
+        "gitCommit": "",
+        "gitTreeState": "",
+        "buildDate": "",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("linux/{}", match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        }),
+    })
+}
