@@ -20,7 +20,7 @@ use crate::write::decode::check_type;
 impl ApiServer {
     pub(crate) async fn bind(&self, call: &Call, body: Bytes) -> Result<Reply, Error> {
         let write = WriteParams::parse(&call.params, "CreateOptions")?;
-        let mut document = content::document(&call.headers, &body)?;
+        let mut document = content::document(&call.headers, &body, ("v1", "Binding"))?;
         check_type(&mut document.value, "v1", "Binding")?;
         let (binding, _) = manifests::decode::decode_document::<Binding>(&document, write.field_validation)
             .map_err(|error| ApiError::bad_request(error.for_kind("v1", "Binding")))?;

@@ -20,7 +20,8 @@ const NAME_ATTEMPTS: usize = 8;
 impl ApiServer {
     pub(crate) async fn create(&self, call: &Call, body: Bytes) -> Result<Reply, Error> {
         let write = WriteParams::parse(&call.params, "CreateOptions")?;
-        let document = content::document(&call.headers, &body)?;
+        let document =
+            content::document(&call.headers, &body, (&call.row.kind.api_version(), call.row.kind.kind))?;
         drop(body);
         let decoded = decode(&call.row, document, write.field_validation)?;
         let mut object = decoded.object;

@@ -61,7 +61,7 @@ impl DeleteParams {
             };
             return found.check(errors);
         }
-        let document = content::document(headers, body)?;
+        let document = content::document(headers, body, ("v1", "DeleteOptions"))?;
         let validation = manifests::decode::FieldValidation::Ignore;
         let (options, _) = manifests::decode::decode_document(&document, validation)
             .map_err(|error| ApiError::bad_request(error.to_string()))?;

@@ -17,7 +17,7 @@ use crate::write::decode::check_type;
 impl ApiServer {
     pub(crate) async fn evict(&self, call: &Call, body: Bytes) -> Result<Reply, Error> {
         let write = WriteParams::parse(&call.params, "CreateOptions")?;
-        let mut document = content::document(&call.headers, &body)?;
+        let mut document = content::document(&call.headers, &body, ("policy/v1", "Eviction"))?;
         // Older clients send the same object under the older version.
         let version =
             document.value.get("apiVersion").and_then(Value::as_str).unwrap_or("policy/v1").to_owned();

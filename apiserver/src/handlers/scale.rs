@@ -40,7 +40,7 @@ impl ApiServer {
 
     pub(crate) async fn update_scale(&self, call: &Call, body: Bytes) -> Result<Reply, Error> {
         let write = WriteParams::parse(&call.params, "UpdateOptions")?;
-        let document = content::document(&call.headers, &body)?;
+        let document = content::document(&call.headers, &body, ("autoscaling/v1", "Scale"))?;
         self.write_scale(call, &write, |_| Ok(document.clone())).await
     }
 

@@ -18,7 +18,8 @@ use crate::write::{Current, Decision, Outcome, metadata};
 impl ApiServer {
     pub(crate) async fn update(&self, call: &Call, part: Part, body: Bytes) -> Result<Reply, Error> {
         let write = WriteParams::parse(&call.params, "UpdateOptions")?;
-        let document = content::document(&call.headers, &body)?;
+        let document =
+            content::document(&call.headers, &body, (&call.row.kind.api_version(), call.row.kind.kind))?;
         drop(body);
         let decoded = decode(&call.row, document, write.field_validation)?;
         let mut object = decoded.object;
