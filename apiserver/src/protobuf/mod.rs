@@ -16,7 +16,7 @@ mod message;
 #[rustfmt::skip]
 mod messages;
 mod value;
-mod wire;
+pub(crate) mod wire;
 
 use manifests::status::ApiError;
 use message::Message;

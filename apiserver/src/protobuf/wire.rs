@@ -2,7 +2,7 @@
 
 /// The value of a field as it stands on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wire<'b> {
+pub(crate) enum Wire<'b> {
     Varint(u64),
     Bytes(&'b [u8]),
     /// Four or eight bytes; nothing in the table is written so.
@@ -10,7 +10,7 @@ pub(super) enum Wire<'b> {
 }
 
 /// Takes the next field off `bytes`: its number and value.
-pub(super) fn next<'b>(bytes: &mut &'b [u8]) -> Result<(u32, Wire<'b>), &'static str> {
+pub(crate) fn next<'b>(bytes: &mut &'b [u8]) -> Result<(u32, Wire<'b>), &'static str> {
     let tag = varint(bytes)?;
     let number = u32::try_from(tag >> 3).ok().filter(|number| *number > 0).ok_or("illegal tag")?;
     let value = match tag & 7 {
