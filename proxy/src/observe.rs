@@ -1,0 +1,121 @@
+//! Watching Services and EndpointSlices. Of each object only what the table needs is kept.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use client::watcher::{Event, Params, Watcher};
+use client::{Api, Client, Object};
+use manifests::k8s_openapi::api::core::v1 as core;
+use manifests::k8s_openapi::api::discovery::v1 as discovery;
+use tokio::sync::mpsc;
+
+use crate::table::{Service, ServiceName, Slice, SliceKey};
+
+/// Where Services and EndpointSlices come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// From the server that this file names. It may appear later.
+    Kubeconfig(PathBuf),
+    /// Through this client.
+    Client(Client),
+    /// From nowhere: the last table on disk is all there is.
+    Disk,
+}
+
+/// How often a kubeconfig that is not there yet is looked for.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A step in what is known of one kind of object.
+#[derive(Debug)]
+pub(crate) enum Step<K, V> {
+    /// These and no others.
+    All(BTreeMap<K, V>),
+    /// One of them is so now.
+    Set(K, V),
+    /// One of them is gone.
+    Gone(K),
+}
+
+/// News from the server.
+#[derive(Debug)]
+pub(crate) enum News {
+    Services(Step<ServiceName, Service>),
+    Slices(Step<SliceKey, Slice>),
+}
+
+/// Follows the server for ever and reports each change.
+pub(crate) async fn observe(source: Source, news: mpsc::Sender<News>) {
+    let client = match source {
+        Source::Disk => return std::future::pending().await,
+        Source::Client(client) => client,
+        Source::Kubeconfig(path) => loop {
+            match Client::from_kubeconfig(&path) {
+                Ok(client) => break client,
+                Err(error) => tracing::debug!(path = %path.display(), %error, "no kubeconfig yet"),
+            }
+            tokio::time::sleep(LOOK).await;
+        },
+    };
+    let services =
+        follow(Api::<core::Service>::all(client.clone()), Service::read, service_name, News::Services, &news);
+    let slices =
+        follow(Api::<discovery::EndpointSlice>::all(client), Slice::read, slice_key, News::Slices, &news);
+    tokio::join!(services, slices);
+}
+
+fn service_name(object: &core::Service) -> ServiceName {
+    ServiceName { namespace: object.namespace().to_owned(), name: object.name().to_owned() }
+}
+
+fn slice_key(object: &discovery::EndpointSlice) -> SliceKey {
+    SliceKey { namespace: object.namespace().to_owned(), name: object.name().to_owned() }
+}
+
+async fn follow<O, K: Ord, V>(
+    api: Api<O>,
+    read: fn(&O) -> Option<(K, V)>,
+    key: fn(&O) -> K,
+    kind: fn(Step<K, V>) -> News,
+    news: &mpsc::Sender<News>,
+) where
+    O: Object,
+{
+    let mut watcher = Watcher::new(api, Params::default());
+    loop {
+        let step = match watcher.next().await {
+            Event::Restarted(objects) => Step::All(objects.iter().filter_map(read).collect()),
+            Event::Applied(object) => match read(&object) {
+                Some((key, value)) => Step::Set(key, value),
+                // A slice that lost its label belongs to nobody any more.
+                None => Step::Gone(key(&object)),
+            },
+            Event::Deleted(object) => Step::Gone(key(&object)),
+        };
+        if news.send(kind(step)).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl<K: Ord, V: PartialEq> Step<K, V> {
+    /// Takes the step; answers whether that changed anything.
+    pub(crate) fn apply(self, known: &mut Option<BTreeMap<K, V>>) -> bool {
+        match self {
+            Self::All(all) => {
+                let changed = known.as_ref() != Some(&all);
+                *known = Some(all);
+                changed
+            }
+            Self::Set(key, value) => {
+                let known = known.get_or_insert_default();
+                if known.get(&key) == Some(&value) {
+                    return false;
+                }
+                known.insert(key, value);
+                true
+            }
+            Self::Gone(key) => known.as_mut().is_some_and(|known| known.remove(&key).is_some()),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! System calls that neither tokio nor socket2 wrap.
+
+pub(crate) mod packet_info;
