@@ -93,18 +93,10 @@ fn target_port(port: &ServicePort, protocol: &str, pod: &Pod) -> Option<i32> {
         Some(IntOrString::Int(number)) => Some(*number),
         Some(IntOrString::String(name)) => {
             let spec = pod.spec.as_ref()?;
-            let sidecars = spec
-                .init_containers
-                .iter()
-                .flatten()
-                .filter(|init| init.restart_policy.as_deref() == Some("Always"));
-            let ports =
-                spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+            let sidecars = spec.init_containers.iter().flatten().filter(|init| init.restart_policy.as_deref() == Some("Always"));
+            let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
             ports
-                .filter(|port| {
-                    port.name.as_deref() == Some(name)
-                        && port.protocol.as_deref().unwrap_or("TCP") == protocol
-                })
+                .filter(|port| port.name.as_deref() == Some(name) && port.protocol.as_deref().unwrap_or("TCP") == protocol)
                 .map(|port| port.container_port)
                 .next()
         }

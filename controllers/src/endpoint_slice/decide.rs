@@ -47,13 +47,10 @@ pub(super) fn observe(
 ) -> Observed {
     let service = services.get(key);
     let pods = service.as_ref().and_then(|service| service_pods::selected(service, pods));
-    let label = |slice: &EndpointSlice, name: &str| {
-        slice.metadata.labels.as_ref().and_then(|labels| labels.get(name)).cloned()
-    };
+    let label = |slice: &EndpointSlice, name: &str| slice.metadata.labels.as_ref().and_then(|labels| labels.get(name)).cloned();
     let mut slices = slices.in_namespace(&key.namespace);
     slices.retain(|slice| {
-        label(slice, SERVICE_NAME).as_ref() == Some(&key.name)
-            && label(slice, MANAGED_BY).as_deref() == Some(CONTROLLER)
+        label(slice, SERVICE_NAME).as_ref() == Some(&key.name) && label(slice, MANAGED_BY).as_deref() == Some(CONTROLLER)
     });
     let mut zones = BTreeMap::new();
     for pod in pods.iter().flatten() {

@@ -73,9 +73,7 @@ fn label<'a>(endpoints: &'a Endpoints, name: &str) -> Option<&'a String> {
 }
 
 fn same(have: &Endpoints, want: &Endpoints) -> bool {
-    let over = |endpoints: &Endpoints| {
-        endpoints.metadata.annotations.as_ref().and_then(|all| all.get(OVER_CAPACITY)).cloned()
-    };
+    let over = |endpoints: &Endpoints| endpoints.metadata.annotations.as_ref().and_then(|all| all.get(OVER_CAPACITY)).cloned();
     have.subsets.as_deref().unwrap_or_default() == want.subsets.as_deref().unwrap_or_default()
         && have.metadata.labels == want.metadata.labels
         && over(have) == over(want)
@@ -122,8 +120,7 @@ fn wanted(service: &Service, pods: &[Arc<Pod>]) -> Endpoints {
             name: service.metadata.name.clone(),
             namespace: service.metadata.namespace.clone(),
             labels: Some(labels),
-            annotations: truncated
-                .then(|| BTreeMap::from([(OVER_CAPACITY.to_owned(), "truncated".to_owned())])),
+            annotations: truncated.then(|| BTreeMap::from([(OVER_CAPACITY.to_owned(), "truncated".to_owned())])),
             ..ObjectMeta::default()
         },
         subsets: (!subsets.is_empty()).then_some(subsets),

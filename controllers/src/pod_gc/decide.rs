@@ -41,12 +41,8 @@ pub(super) fn decide(pods: &[Arc<Pod>], node_exists: impl Fn(&str) -> bool) -> V
     let mut doomed = Vec::new();
     for pod in pods {
         match node(pod) {
-            None if pod.metadata.deletion_timestamp.is_some() => {
-                doomed.push(doom(pod, "deleted before it had a node", None))
-            }
-            Some(name) if !node_exists(name) => {
-                doomed.push(doom(pod, "its node no longer exists", Some(name)))
-            }
+            None if pod.metadata.deletion_timestamp.is_some() => doomed.push(doom(pod, "deleted before it had a node", None)),
+            Some(name) if !node_exists(name) => doomed.push(doom(pod, "its node no longer exists", Some(name))),
             _ => {}
         }
     }
@@ -77,15 +73,9 @@ mod tests {
             }
             Arc::new(serde_json::from_value::<Pod>(pod).unwrap())
         };
-        let pods = [
-            pod("stays", "here", false),
-            pod("leaving", "here", true),
-            pod("lost", "gone", false),
-            pod("early", "", true),
-            pod("new", "", false),
-        ];
-        let doomed: Vec<String> =
-            decide(&pods, |name| name == "here").into_iter().map(|doomed| doomed.uid).collect();
+        let pods =
+            [pod("stays", "here", false), pod("leaving", "here", true), pod("lost", "gone", false), pod("early", "", true), pod("new", "", false)];
+        let doomed: Vec<String> = decide(&pods, |name| name == "here").into_iter().map(|doomed| doomed.uid).collect();
         assert_eq!(doomed, ["lost", "early"]);
     }
 }
