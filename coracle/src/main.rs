@@ -1,2 +1,88 @@
-//! One binary.
-fn main() {}
+//! One binary: flags, configuration, wiring, signals.
+//!
+//! [`flags`] is what was typed; [`instance`] is where this instance keeps its things; [`up`] builds the parts and
+//! runs them; [`commands`] are the tools that a person types.
+
+mod commands;
+mod flags;
+mod instance;
+mod logging;
+mod up;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::flags::{Cli, Command};
+
+/// The hidden subcommand under which a pod's keeper runs.
+const KEEPER: &str = "keeper";
+
+fn main() -> ExitCode {
+    // A keeper is counted in kilobytes and lives as long as its pod: it starts before anything else exists.
+    let mut arguments = std::env::args_os();
+    if arguments.nth(1).is_some_and(|first| first == KEEPER) {
+        let rest: Vec<OsString> = arguments.collect();
+        return ExitCode::from(u8::try_from(runtime::keeper::main(rest)).unwrap_or(1));
+    }
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<commands::Silent>() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", error_line(&error));
+            ExitCode::from(error.downcast_ref::<commands::ExitStatus>().map_or(1, |status| status.0))
+        }
+    }
+}
+
+/// `error: what: why`, with every cause once.
+pub(crate) fn error_line(error: &anyhow::Error) -> String {
+    let mut line = String::from("error: ");
+    let mut last = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        // Transparent wrappers repeat what is below them.
+        if text == last || last.ends_with(&text) {
+            continue;
+        }
+        if !last.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&text);
+        last = text;
+    }
+    line
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let daemon = matches!(cli.command, Command::Up(_) | Command::Server(_) | Command::Agent(_) | Command::Proxy(_));
+    if daemon {
+        logging::start(&cli.log, cli.log_format)?;
+    }
+    match cli.command {
+        Command::Up(_) => Ok(()),
+        Command::Server(args) => up::run_server(args),
+        Command::Agent(_) => Ok(()),
+        Command::Proxy(_) => Ok(()),
+        Command::Apply(args) => tool(commands::apply::run(args)),
+        Command::Get(args) => tool(commands::get::run(args)),
+        Command::Describe(args) => tool(commands::describe::run(args)),
+        Command::Delete(args) => tool(commands::delete::run(args)),
+        Command::Logs(args) => tool(commands::logs::run(args)),
+        Command::Exec(args) => tool(commands::exec::run(args)),
+        Command::Scale(args) => tool(commands::scale::run(args)),
+        Command::Wait(args) => tool(commands::wait::run(args)),
+        Command::Check(args) => tool(commands::check::run(args)),
+    }
+}
+
+/// Tools do one thing at a time: one thread is enough.
+fn tool(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(work);
+    // A read of standard input may still be under way on its thread; nobody waits for what it would bring.
+    runtime.shutdown_background();
+    result
+}

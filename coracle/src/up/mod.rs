@@ -1,0 +1,92 @@
+//! Builds the parts of an instance and runs them until a signal says that it is enough.
+
+mod control_plane;
+mod signals;
+mod transport;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use apiserver::ApiServer;
+use client::TaskGroup;
+use ipnet::Ipv4Net;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::flags::{ClusterArgs, ServerArgs};
+use crate::instance::Instance;
+use control_plane::{ControlPlane, Keep};
+
+/// How long everything may take to end in order.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// `coracle server`
+pub(crate) fn run_server(args: ServerArgs) -> anyhow::Result<()> {
+    let instance = Instance::new(&args.instance)?;
+    instance.create_directories()?;
+    let _lock = instance.lock()?;
+    let cidr = service_cidr(&args.cluster)?;
+    run(async |group: &mut TaskGroup| {
+        let control_plane = ControlPlane::start(&instance, &args.control_plane, cidr, Keep::OnDisk, group).await?;
+        control_plane.start_controllers(group);
+        Ok(Some(control_plane.server))
+    })
+}
+
+/// Builds the parts in a group of tasks, then waits until the process is asked to end or a part fails.
+fn run(build: impl AsyncFnOnce(&mut TaskGroup) -> anyhow::Result<Option<Arc<ApiServer>>>) -> anyhow::Result<()> {
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("starting threads")?;
+    let result = runtime.block_on(async {
+        let asked = signals::asked_to_end();
+        let mut group = TaskGroup::new(CancellationToken::new());
+        let stop = group.stop().clone();
+        let server = tokio::select! {
+            built = build(&mut group) => built?,
+            asked = asked => { asked?; return Ok(()) }
+        };
+        let stopper = async {
+            tokio::select! {
+                asked = signals::asked_to_end() => match asked {
+                    Ok(signal) => info!(signal, "ending; pods, services and DNS go on"),
+                    Err(error) => tracing::error!(%error, "signals cannot be received"),
+                },
+                () = stop.cancelled() => {}
+            }
+            // Watches first: they would keep connections open until the deadline.
+            if let Some(server) = &server {
+                server.stop().await;
+            }
+            stop.cancel();
+        };
+        let (ended, ()) = tokio::join!(group.join(DRAIN), stopper);
+        ended.context("a part of coracle failed")
+    });
+    // What still runs on blocking threads is not waited for: it is repeated on the next start.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// Many pods and connections need many descriptors; the hard limit is the administrator's word.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
+}
+
+fn service_cidr(args: &ClusterArgs) -> anyhow::Result<Ipv4Net> {
+    args.service_cidr.parse().with_context(|| format!("--service-cidr {:?} is not a range such as 10.43.0.0/16", args.service_cidr))
+}
+
+/// Where this instance's sandboxes are and how its keepers start.
+pub(crate) fn runtime_config(instance: &Instance, group: &str) -> runtime::Config {
+    runtime::Config {
+        run_dir: instance.keeper_dir(),
+        state_dir: instance.data_dir.join("sandboxes"),
+        cgroup_parent: group.to_owned(),
+        keeper_argv: vec!["/proc/self/exe".into(), crate::KEEPER.into()],
+    }
+}
