@@ -1,6 +1,6 @@
 //! Everything that is not a resource: discovery, OpenAPI, health, version, metrics.
 
-use http::header::{ACCEPT, ETAG, HeaderName, IF_NONE_MATCH, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, ETAG, HeaderName, IF_NONE_MATCH, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use manifests::kinds::KINDS;
@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::body::Body;
 use crate::discovery;
 use crate::error::Error;
+use crate::openapi;
 use crate::render;
 use crate::request::params::Params;
 use crate::server::ApiServer;
@@ -20,8 +21,18 @@ const MINOR: &str = "37";
 const GIT_VERSION: &str = concat!("v1.37.0+coracle", env!("CARGO_PKG_VERSION"));
 
 /// What `GET /` lists.
-const PATHS: [&str; 9] =
-    ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"];
+const PATHS: [&str; 10] = [
+    "/api",
+    "/api/v1",
+    "/apis",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/readyz",
+    "/version",
+];
 
 fn header(parts: &Parts, name: HeaderName) -> &str {
     parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
@@ -40,6 +51,9 @@ impl ApiServer {
         }
         if discovery::is_discovery_path(path) {
             return self.discover(parts);
+        }
+        if openapi::is_openapi_path(path) {
+            return describe(parts, &params);
         }
         match path.trim_end_matches('/') {
             "/version" => Ok(render::json(StatusCode::OK, version().to_string())),
@@ -70,12 +84,47 @@ impl ApiServer {
         } else {
             render::respond(StatusCode::OK, document.content_type, document.body.into())
         };
-        if let Some(etag) = document.etag.and_then(|etag| HeaderValue::from_str(&etag).ok()) {
-            response.headers_mut().insert(ETAG, etag);
-            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
-            response.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("public"));
+        if let Some(etag) = document.etag {
+            keep(&mut response, &etag, "public");
         }
         Ok(response)
+    }
+}
+
+/// Lets clients keep a document and ask for it again by its tag.
+fn keep(response: &mut Response<Body>, etag: &str, cache: &'static str) {
+    let headers = response.headers_mut();
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        headers.insert(ETAG, etag);
+    }
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
+}
+
+/// Answers with an OpenAPI document.
+fn describe(parts: &Parts, params: &Params) -> Result<Response<Body>, Error> {
+    let request = openapi::Request {
+        path: parts.uri.path(),
+        hash: params.get("hash"),
+        accept: header(parts, ACCEPT),
+        if_none_match: Some(header(parts, IF_NONE_MATCH)).filter(|tags| !tags.is_empty()),
+    };
+    match openapi::reply(request, KINDS) {
+        openapi::Reply::NotFound => Err(ApiError::unknown_path().into()),
+        openapi::Reply::NotAcceptable(offered) => Err(ApiError::not_acceptable(offered).into()),
+        openapi::Reply::NotModified { etag } => {
+            let mut response = render::respond(StatusCode::NOT_MODIFIED, "application/json", Body::empty());
+            keep(&mut response, &etag, "public");
+            Ok(response)
+        }
+        openapi::Reply::Document(document) => {
+            // What is named by its hash never changes; everything else is asked for again, for nothing.
+            let cache =
+                if document.immutable { "public, immutable, max-age=31536000" } else { "no-cache, public" };
+            let mut response = render::respond(StatusCode::OK, document.content_type, document.body.into());
+            keep(&mut response, &document.etag, cache);
+            Ok(response)
+        }
     }
 }
 

@@ -23,9 +23,10 @@ use sha2::{Digest, Sha256};
 /// The version that documents give themselves: that of the API whose types they describe.
 const API_VERSION: &str = "v1.37.0";
 
-/// The protobuf encoding of Swagger 2.0. Its `@` is no token character, so some clients write a dot instead.
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-const V2_PROTOBUF_DOT: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// The protobuf encoding of Swagger 2.0, as answers name it.
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// The same as requests name it. An `@` is not allowed in a media type, and clients refuse an answer with one.
+const V2_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 const JSON: &str = "application/json";
 
 /// What is asked for.
@@ -79,7 +80,7 @@ pub fn is_openapi_path(path: &str) -> bool {
 pub fn reply(request: Request<'_>, kinds: &[&Kind]) -> Reply {
     let found = match request.path.trim_end_matches('/') {
         "/openapi/v3" => negotiate(request.accept, &[JSON]).map(|_| Wanted::Index),
-        "/openapi/v2" => negotiate(request.accept, &[V2_PROTOBUF, V2_PROTOBUF_DOT, JSON]).map(Wanted::V2),
+        "/openapi/v2" => negotiate(request.accept, &[V2_PROTOBUF, V2_PROTOBUF_ASKED, JSON]).map(Wanted::V2),
         path => match group_version(path, kinds) {
             Some(of) => negotiate(request.accept, &[JSON]).map(|_| Wanted::V3(of)),
             None => return Reply::NotFound,
@@ -103,7 +104,7 @@ pub fn reply(request: Request<'_>, kinds: &[&Kind]) -> Reply {
     }
     let Some(body) = wanted.make(kinds) else { return Reply::NotFound };
     let content_type = match wanted {
-        Wanted::V2(V2_PROTOBUF_DOT | V2_PROTOBUF) => V2_PROTOBUF,
+        Wanted::V2(V2_PROTOBUF_ASKED | V2_PROTOBUF) => V2_PROTOBUF,
         _ => JSON,
     };
     Reply::Document(Document { content_type, etag, immutable: request.hash == Some(&hash), body })

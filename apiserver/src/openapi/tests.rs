@@ -34,6 +34,7 @@ fn references(value: &Value, found: &mut BTreeSet<String>) {
 fn negotiation() {
     for (path, accept, expected) in [
         ("/openapi/v2", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf", Some(V2_PROTOBUF)),
+        ("/openapi/v2", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf", Some(V2_PROTOBUF)),
         ("/openapi/v2", "application/json", Some(JSON)),
         ("/openapi/v2", "", Some(JSON)),
         ("/openapi/v2", "*/*", Some(JSON)),
