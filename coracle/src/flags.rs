@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands;
+use crate::{commands, up};
 
 /// Kubernetes for machines that are too small, too few or too far away for Kubernetes.
 #[derive(Debug, Parser)]
@@ -50,6 +50,9 @@ pub(crate) enum Command {
     Agent(AgentArgs),
     /// Run the service proxy and DNS of a node (`up` and `agent` start it by themselves)
     Proxy(ProxyArgs),
+
+    /// End all pods and parts of an instance, and leave the machine as it was; what is stored stays
+    Down(up::down::DownArgs),
 
     /// Create or change objects from files
     Apply(commands::apply::ApplyArgs),

@@ -114,6 +114,13 @@ impl Instance {
         Ok(InstanceLock { _file: file })
     }
 
+    /// Waits until nobody holds the instance's lock. Blocks.
+    pub(crate) fn wait_for_lock(&self) -> anyhow::Result<()> {
+        let path = self.data_dir.join("lock");
+        let file = fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockShared).with_context(|| format!("waiting for {}", path.display()))
+    }
+
     /// The process that holds the instance's lock, if one does.
     pub(crate) fn owner(&self) -> Option<i32> {
         let path = self.data_dir.join("lock");

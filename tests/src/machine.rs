@@ -98,6 +98,16 @@ impl Machine {
         run(self.command(program).args(args))
     }
 
+    /// Moves the calling thread into the machine's network, for clients that are libraries.
+    ///
+    /// # Panics
+    /// When the namespace is gone.
+    pub fn enter(&self) {
+        let namespace = fs::File::open(format!("/run/netns/{}", self.name)).expect("the network namespace");
+        let kind = rustix::thread::LinkNameSpaceType::Network;
+        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(kind)).expect("setns");
+    }
+
     /// What somebody left behind: processes, mounts, control groups that name this machine's directory or
     /// `marker`, and network links other than loopback. Empty is what it should be.
     pub fn leftovers(&self, marker: &str) -> Vec<String> {

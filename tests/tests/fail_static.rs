@@ -237,7 +237,7 @@ fn a_directory_is_enough() {
 
 fn kill(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-        drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+        _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 

@@ -1,6 +1,9 @@
 //! Builds the parts of an instance and runs them until a signal says that it is enough.
 
 mod control_plane;
+pub(crate) mod down;
+mod node;
+pub(crate) mod proxy;
 mod signals;
 mod transport;
 
@@ -10,13 +13,13 @@ use std::time::Duration;
 use anyhow::Context;
 use apiserver::ApiServer;
 use client::TaskGroup;
-use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::flags::{ClusterArgs, ServerArgs};
+use crate::flags::ServerArgs;
 use crate::instance::Instance;
 use control_plane::{ControlPlane, Keep};
+use node::ClusterNetwork;
 
 /// How long everything may take to end in order.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -26,9 +29,9 @@ pub(crate) fn run_server(args: ServerArgs) -> anyhow::Result<()> {
     let instance = Instance::new(&args.instance)?;
     instance.create_directories()?;
     let _lock = instance.lock()?;
-    let cidr = service_cidr(&args.cluster)?;
+    let network = ClusterNetwork::new(&args.cluster)?;
     run(async |group: &mut TaskGroup| {
-        let control_plane = ControlPlane::start(&instance, &args.control_plane, cidr, Keep::OnDisk, group).await?;
+        let control_plane = ControlPlane::start(&instance, &args.control_plane, network.services, Keep::OnDisk, group).await?;
         control_plane.start_controllers(group);
         Ok(Some(control_plane.server))
     })
@@ -69,16 +72,12 @@ fn run(build: impl AsyncFnOnce(&mut TaskGroup) -> anyhow::Result<Option<Arc<ApiS
 }
 
 /// Many pods and connections need many descriptors; the hard limit is the administrator's word.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         tracing::warn!(%error, "the limit on open files stays as it is");
     }
-}
-
-fn service_cidr(args: &ClusterArgs) -> anyhow::Result<Ipv4Net> {
-    args.service_cidr.parse().with_context(|| format!("--service-cidr {:?} is not a range such as 10.43.0.0/16", args.service_cidr))
 }
 
 /// Where this instance's sandboxes are and how its keepers start.

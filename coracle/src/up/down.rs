@@ -1,0 +1,140 @@
+//! `coracle down`: ends everything of an instance, and leaves the machine as it was. What is stored stays, so that the next
+//! `coracle up` brings the same cluster back.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use proxy::Control;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::node::Node;
+use crate::commands::say;
+use crate::flags::{ClusterArgs, InstanceArgs, NodeArgs};
+use crate::instance::Instance;
+
+/// How long a process that was asked to end may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    #[command(flatten)]
+    instance: InstanceArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+pub(crate) async fn run(args: DownArgs) -> anyhow::Result<()> {
+    let instance = Instance::new(&args.instance)?;
+    let node = Node::new(&instance, &args.cluster, &args.node)?;
+    end_owner(&instance).await?;
+    let mut failures = Vec::new();
+    note(&mut failures, "ending the pods", end_sandboxes(&instance, &node).await);
+    note(&mut failures, "ending the proxy", end_proxy(&instance).await);
+    note(&mut failures, "removing the pod network", remove_network(&node).await);
+    note(&mut failures, "unmounting", unmount_below(&[&instance.data_dir, &instance.run_dir]));
+    if failures.is_empty() {
+        match std::fs::remove_dir_all(&instance.run_dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                failures.push(format!("removing {}: {error}", instance.run_dir.display()));
+            }
+            _ => {}
+        }
+    }
+    if !failures.is_empty() {
+        bail!("something is left:\n  {}", failures.join("\n  "));
+    }
+    say("everything has ended")
+}
+
+fn note(failures: &mut Vec<String>, what: &str, result: anyhow::Result<()>) {
+    if let Err(error) = result {
+        failures.push(format!("{what}: {}", crate::error_line(&error).trim_start_matches("error: ")));
+    }
+}
+
+/// Asks the process that owns the instance to end, and waits until it has.
+async fn end_owner(instance: &Instance) -> anyhow::Result<()> {
+    let Some(owner) = instance.owner() else { return Ok(()) };
+    let pid = Pid::from_raw(owner).context("the lock names no process")?;
+    kill_process(pid, Signal::TERM).with_context(|| format!("ending process {owner}"))?;
+    let instance = instance.clone();
+    let gone = tokio::task::spawn_blocking(move || instance.wait_for_lock());
+    match tokio::time::timeout(PATIENCE, gone).await {
+        Ok(result) => result?,
+        Err(_) => bail!("process {owner} does not end; `kill -9 {owner}` ends it without loss"),
+    }
+}
+
+async fn end_sandboxes(instance: &Instance, node: &Node) -> anyhow::Result<()> {
+    if !instance.keeper_dir().exists() {
+        return Ok(());
+    }
+    let runtime = runtime::Runtime::open(super::runtime_config(instance, &node.names.group))?;
+    let sandboxes = runtime.sandboxes().await;
+    let removals = sandboxes.iter().map(|sandbox| async move {
+        sandbox.remove().await.with_context(|| format!("sandbox {}", sandbox.id()))
+    });
+    let results = futures_util::future::join_all(removals).await;
+    results.into_iter().collect::<anyhow::Result<()>>()?;
+    Ok(())
+}
+
+async fn end_proxy(instance: &Instance) -> anyhow::Result<()> {
+    let Ok(mut control) = Control::connect(&instance.proxy_dir()).await else { return Ok(()) };
+    control.step_aside(Duration::ZERO).await?;
+    tokio::time::timeout(PATIENCE, control.ended()).await.context("it does not end")
+}
+
+async fn remove_network(node: &Node) -> anyhow::Result<()> {
+    Ok(network::Network::new(node.network.clone())?.remove().await?)
+}
+
+/// Volumes and the like that a dead process has left mounted, the innermost first.
+fn unmount_below(directories: &[&Path]) -> anyhow::Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
+    let mut ours: Vec<String> =
+        points.filter(|point| directories.iter().any(|directory| Path::new(point).starts_with(directory))).collect();
+    ours.sort();
+    for point in ours.iter().rev() {
+        rustix::mount::unmount(point.as_str(), rustix::mount::UnmountFlags::DETACH).with_context(|| point.clone())?;
+    }
+    Ok(())
+}
+
+/// The kernel writes blanks and the like as three octal digits.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = (*first == b'\\').then(|| after.get(..3)).flatten();
+        let code = code.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read_as_the_kernel_writes_them() {
+        assert_eq!(unescape(r"/tmp/a\040b\134c"), r"/tmp/a b\c");
+        assert_eq!(unescape(r"/plain"), "/plain");
+        assert_eq!(unescape(r"\9"), r"\9");
+    }
+}
