@@ -23,4 +23,5 @@ pub mod service_env;
 pub mod status;
 pub mod strategic;
 pub mod time;
+pub mod validate;
 pub mod yaml;

@@ -1,0 +1,140 @@
+//! Validation: what is wrong with an object, field by field, in upstream's words and at upstream's paths.
+//!
+//! For each kind there is `kind(&new)` for creation, `kind_update(&new, &old)`, and `kind_status_update(&new, &old)`
+//! where the kind has a status of its own. Objects are expected to be defaulted, and metadata to be filled in by the
+//! server as far as it does that (name from `generateName`, uid, resourceVersion of an update).
+//!
+//! Follows `pkg/apis/*/validation` of Kubernetes. Left out on purpose: fields that only matter on Windows, annotations
+//! that were replaced by fields (AppArmor, seccomp), and the inside of volume sources that coracle does not mount.
+
+mod config;
+mod endpoints;
+mod event;
+mod ip;
+mod lease;
+mod meta;
+mod namespace;
+mod node;
+mod pod;
+mod priority_class;
+mod request;
+mod resource;
+mod service;
+mod workload;
+
+use serde::Serialize;
+
+pub use config::{
+    config_map, config_map_update, secret, secret_update, service_account, service_account_update,
+};
+pub use endpoints::{endpoint_slice, endpoint_slice_update, endpoints, endpoints_update};
+pub use event::{event, event_update};
+pub use lease::{lease, lease_update};
+pub use meta::{object_meta, object_meta_update};
+pub use namespace::{namespace, namespace_finalize_update, namespace_status_update, namespace_update};
+pub use node::{node, node_update};
+pub use pod::{pod, pod_binding, pod_status_update, pod_update};
+pub use priority_class::{priority_class, priority_class_update};
+pub use request::{LogOptions, delete_options, dry_run, field_manager, field_validation, log_options};
+pub use service::{service, service_status_update, service_update};
+pub use workload::{
+    deployment, deployment_status_update, deployment_update, replica_set, replica_set_status_update,
+    replica_set_update, scale,
+};
+
+use crate::encode;
+use crate::field::{ErrorList, FieldError, Path};
+use crate::names::{self, NameRule};
+
+const NEGATIVE: &str = "must be greater than or equal to 0";
+const IMMUTABLE: &str = "field is immutable";
+
+fn text(field: &Option<String>) -> &str {
+    field.as_deref().unwrap_or_default()
+}
+
+/// A name of something else, or any other text with a rule.
+fn named(value: &str, rule: NameRule, path: &Path, errors: &mut ErrorList) {
+    errors.push_invalid(path, value, rule(value));
+}
+
+/// One of an enumeration, which must be given.
+fn one_of(value: &str, supported: &[&str], path: &Path, errors: &mut ErrorList) {
+    if value.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    } else if !supported.contains(&value) {
+        errors.push(FieldError::not_supported(path, value, supported));
+    }
+}
+
+/// One of an enumeration, when it is given.
+fn one_of_if_set(value: &Option<String>, supported: &[&str], path: &Path, errors: &mut ErrorList) {
+    if let Some(value) = value
+        && !supported.contains(&value.as_str())
+    {
+        errors.push(FieldError::not_supported(path, value, supported));
+    }
+}
+
+fn non_negative(value: impl Into<i64>, path: &Path, errors: &mut ErrorList) {
+    let value = value.into();
+    if value < 0 {
+        errors.push(FieldError::invalid(path, value, NEGATIVE));
+    }
+}
+
+fn immutable<T: Serialize + ?Sized>(new: &T, old: &T, path: &Path, errors: &mut ErrorList) {
+    if !encode::same(new, old) {
+        errors.push(FieldError::invalid(path, encode::to_value(new).unwrap_or_default(), IMMUTABLE));
+    }
+}
+
+fn port(value: i32, path: &Path, errors: &mut ErrorList) {
+    for message in names::port_number(value.into()) {
+        errors.push(FieldError::invalid(path, value, message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What `validate` says about an object, given as JSON.
+    pub(super) fn check<T: DeserializeOwned>(
+        validate: fn(&T) -> ErrorList,
+        object: Value,
+        expected: &[&str],
+    ) {
+        let decoded: T = serde_json::from_value(object.clone()).unwrap();
+        let errors: Vec<String> = validate(&decoded).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expected, "{object}");
+    }
+
+    /// What `validate` says about an update.
+    pub(super) fn check_update<T: DeserializeOwned>(
+        validate: fn(&T, &T) -> ErrorList,
+        new: Value,
+        old: Value,
+        expected: &[&str],
+    ) {
+        let decode = |value: &Value| serde_json::from_value::<T>(value.clone()).unwrap();
+        let errors: Vec<String> =
+            validate(&decode(&new), &decode(&old)).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expected, "{new} over {old}");
+    }
+
+    /// An object with metadata that is fine, of a kind in a namespace.
+    pub(super) fn namespaced(mut fields: Value) -> Value {
+        fields["metadata"] = json!({"name": "a", "namespace": "b", "resourceVersion": "1", "uid": "u"});
+        fields
+    }
+
+    /// An object with metadata that is fine, of a kind without namespaces.
+    pub(super) fn cluster_wide(mut fields: Value) -> Value {
+        fields["metadata"] = json!({"name": "a", "resourceVersion": "1", "uid": "u"});
+        fields
+    }
+}
