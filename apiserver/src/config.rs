@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -21,6 +22,8 @@ pub struct Config {
     pub max_body: usize,
     /// At most this many requests other than watches and streams at a time.
     pub max_in_flight: usize,
+    /// With which certificate this server asks the agents of nodes for logs and streams, and which CA they are known by.
+    pub agent_tls: Option<Arc<rustls::ClientConfig>>,
     /// Watches without a timeout of their own end after between one and two of these.
     pub min_watch: Duration,
 }
@@ -34,6 +37,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(60),
             max_body: 3 << 20,
             max_in_flight: 600,
+            agent_tls: None,
             min_watch: Duration::from_secs(1800),
         }
     }

@@ -2,7 +2,6 @@
 //!
 //! A row names its selectable fields as paths. Labels are always extracted.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -42,11 +41,6 @@ impl Extracted {
 
     pub(crate) fn field(&self, index: usize) -> &str {
         self.fields.get(index).map_or("", |value| value)
-    }
-
-    /// Labels as the typed objects have them.
-    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
-        self.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
     }
 }
 
@@ -206,6 +200,5 @@ mod tests {
         assert_eq!(extracted.label("b"), Some("2"));
         assert_eq!(extracted.label("escaped\""), Some("é"));
         assert_eq!(extracted.label("c"), None);
-        assert_eq!(extracted.labels().len(), 3);
     }
 }

@@ -23,6 +23,7 @@ mod health;
 mod housekeeping;
 mod identity;
 mod metrics;
+mod node_proxy;
 mod object;
 pub mod openapi;
 pub mod patch;

@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::handlers::{Call, Reply};
 use crate::identity::Identity;
 use crate::metrics::{Metrics, Subject};
+use crate::node_proxy::Stream;
 use crate::random;
 use crate::registry::{Env, Part, Registry, Row};
 use crate::render;
@@ -192,7 +193,14 @@ impl ApiServer {
         output.pretty |= params.flag("pretty")? == Some(true);
         IncludeObject::parse(params.get("includeObject").unwrap_or_default())
             .map_err(ApiError::bad_request)?;
-        let call = Call { row, path, params, headers: parts.headers, identity, output };
+        let stream = (row.kind.kind == "Pod").then(|| Stream::of(&path.subresource)).flatten();
+        let mut parts = parts;
+        let headers = std::mem::take(&mut parts.headers);
+        let call = Call { row, path, params, headers, output };
+        if let Some(stream) = stream {
+            let reply = self.stream(&call, stream, parts, body).await?;
+            return Ok(render::reply(&call, reply));
+        }
         if verb == "watch" {
             let reply = self.dispatch(&call, &parts.method, body).await?;
             return Ok(render::reply(&call, reply));

@@ -89,14 +89,15 @@ pub(crate) fn decide(
         let namespace = object.meta().namespace.clone().unwrap_or_default();
         claims.compare.push(namespace_lifecycle::admit_create(env, row, &namespace, &name)?);
     }
+    // Before the hooks: what they would give the new object, for example an address, the old one holds.
+    if let Some(existing) = &current.object {
+        return Err(exists(row, &name, &**existing, object.meta().generate_name.as_deref()).into());
+    }
     row.hooks.default(&mut *object);
     row.hooks.prepare_create(&mut *object, env)?;
     let errors = row.hooks.validate(&*object);
     if !errors.is_empty() {
         return Err(ApiError::invalid(row.kind.kind, row.kind.group, &name, &errors).into());
-    }
-    if let Some(existing) = &current.object {
-        return Err(exists(row, &name, &**existing, object.meta().generate_name.as_deref()).into());
     }
     let own = row.hooks.claims(Some(&*object), None, env)?;
     claims.compare.extend(own.compare);

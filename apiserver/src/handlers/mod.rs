@@ -17,7 +17,6 @@ use http::{HeaderMap, StatusCode};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 
 use crate::body::Body;
-use crate::identity::Identity;
 use crate::registry::Row;
 use crate::request::accept::Output;
 use crate::request::params::Params;
@@ -31,7 +30,6 @@ pub(crate) struct Call {
     pub(crate) path: ResourcePath,
     pub(crate) params: Params,
     pub(crate) headers: HeaderMap,
-    pub(crate) identity: Identity,
     pub(crate) output: Output,
 }
 

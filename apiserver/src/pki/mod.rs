@@ -243,7 +243,10 @@ fn subject_of(certificate: &X509Certificate<'_>) -> Subject {
             .find_map(|attribute| attribute.as_str().ok())
             .unwrap_or_default()
             .to_owned(),
-        organization: name.iter_organization().find_map(|attribute| attribute.as_str().ok()).map(str::to_owned),
+        organization: name
+            .iter_organization()
+            .find_map(|attribute| attribute.as_str().ok())
+            .map(str::to_owned),
         ..Subject::default()
     };
     for extension in certificate.extensions() {

@@ -45,7 +45,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Serves until told to stop.
-pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) {
+pub async fn serve(
+    server: Arc<ApiServer>,
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    stop: CancellationToken,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();

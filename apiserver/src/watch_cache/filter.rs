@@ -49,14 +49,6 @@ impl Filter {
         self.nothing || !self.labels.is_empty() || !self.fields.is_empty()
     }
 
-    /// The only name that can match.
-    pub(crate) fn single_name(&self) -> Option<&str> {
-        self.fields.iter().find_map(|field| match field {
-            FieldRequirement::Name { value, negated: false } => Some(value.as_str()),
-            _ => None,
-        })
-    }
-
     pub(crate) fn matches(&self, object: &Object) -> bool {
         !self.nothing
             && self.namespace.as_ref().is_none_or(|namespace| object.namespace() == namespace)

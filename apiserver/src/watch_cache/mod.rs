@@ -73,11 +73,6 @@ impl Caches {
         self.claims.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The caches, in the order of their prefixes.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<ResourceCache>> {
-        self.by_prefix.values()
-    }
-
     /// Which resource a key belongs to, and the rest of the key. Prefixes end in a slash and never nest.
     fn locate<'k>(&self, key: &'k str) -> Option<(&str, &'k str)> {
         let (prefix, _) =

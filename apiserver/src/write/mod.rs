@@ -85,13 +85,15 @@ impl ApiServer {
                 decision => decision?,
             };
             let layout = &row.cache.storage.layout;
-            let encode = |object: &dyn AnyObject| {
+            let encode = |mut object: Box<dyn AnyObject>| {
+                // The version is where the object is in the store, not in the object.
+                object.meta_mut().resource_version = None;
                 object.encode(layout).map_err(|source| Error::Encode { key: full_key.clone(), source })
             };
             let (outcome, stored, op, claims) = match decision {
                 Decision::Keep => (Outcome::Unchanged, None, None, Claims::default()),
                 Decision::Put(object, claims) => {
-                    let stored = Bytes::from(encode(&*object)?);
+                    let stored = Bytes::from(encode(object)?);
                     let before = cached.as_ref().map(|cached| cached.stored(layout));
                     if before.is_some_and(|before| before == stored) && claims == Claims::default() {
                         (Outcome::Unchanged, None, None, claims)
@@ -101,7 +103,7 @@ impl ApiServer {
                     }
                 }
                 Decision::Delete(object, claims) => {
-                    let stored = Bytes::from(encode(&*object)?);
+                    let stored = Bytes::from(encode(object)?);
                     (Outcome::Deleted, Some(stored), Some(Op::Delete(full_key.clone())), claims)
                 }
             };

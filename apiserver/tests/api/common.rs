@@ -100,7 +100,7 @@ impl Cluster {
     pub(crate) async fn watch(&self, path: &str) -> Events {
         let response = self.send(Request::builder().uri(path).body(Body::empty()).expect("a request")).await;
         assert_eq!(response.status(), 200);
-        Events { stream: response.into_body().into_stream(), buffer: Vec::new() }
+        Events::of(response)
     }
 }
 
@@ -120,15 +120,23 @@ pub(crate) struct Events {
 }
 
 impl Events {
+    pub(crate) fn of(response: Response<Body>) -> Events {
+        Events { stream: response.into_body().into_stream(), buffer: Vec::new() }
+    }
+
     /// The next event; `None` at the end of the watch.
     pub(crate) async fn next(&mut self) -> Option<(String, Value)> {
+        self.next_within(10).await
+    }
+
+    pub(crate) async fn next_within(&mut self, seconds: u64) -> Option<(String, Value)> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 let event: Value = serde_json::from_slice(&line).expect("an event");
                 return Some((event["type"].as_str().expect("a type").to_owned(), event["object"].clone()));
             }
-            let chunk = tokio::time::timeout(Duration::from_secs(10), self.stream.next())
+            let chunk = tokio::time::timeout(Duration::from_secs(seconds), self.stream.next())
                 .await
                 .expect("an event in time");
             self.buffer.extend_from_slice(&chunk?.expect("unbroken"));

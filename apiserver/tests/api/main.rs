@@ -1,5 +1,13 @@
 //! The API server over the memory store, called in process.
 
+mod access;
 mod common;
 mod crud;
+mod deletion;
+mod forms;
+mod namespaces;
+mod pods;
+mod services;
 mod watch;
+mod workloads;
+mod writes;

@@ -63,3 +63,127 @@ async fn initial_events_end_with_a_marked_bookmark() {
     cluster.post(MAPS, config_map("c", json!({}))).await.expect(201);
     assert_eq!(events.named().await, ("ADDED".into(), "c".into()));
 }
+
+#[tokio::test]
+async fn what_is_too_old_is_said_to_be() {
+    let cluster = Cluster::start().await;
+    cluster.post(MAPS, config_map("a", json!({}))).await.expect(201);
+    let page = {
+        cluster.post(MAPS, config_map("b", json!({}))).await.expect(201);
+        cluster.get(&format!("{MAPS}?limit=1")).await.expect(200)
+    };
+    // More changes than the ring and the store's history hold.
+    for n in 0..11_000 {
+        let patch = json!({"data": {"n": n.to_string()}});
+        cluster.patch(&format!("{MAPS}/b"), "merge", patch).await.expect(200);
+    }
+    let mut events = cluster.watch(&format!("{MAPS}?watch=1&resourceVersion={}", version(&page))).await;
+    let (kind, status) = events.next().await.expect("an event");
+    assert_eq!(
+        (kind.as_str(), &status["code"], &status["reason"]),
+        ("ERROR", &json!(410), &json!("Expired"))
+    );
+    assert!(status["message"].as_str().unwrap().starts_with("too old resource version: "));
+    assert_eq!(events.next().await, None);
+
+    let token = page["metadata"]["continue"].as_str().unwrap();
+    let answer = cluster.get(&format!("{MAPS}?limit=1&continue={token}")).await;
+    let inconsistent = answer.body["metadata"]["continue"].as_str().expect("another token").to_owned();
+    let message = answer.refused(410, "Expired");
+    assert!(message.starts_with("The provided continue parameter is too old"), "{message}");
+    let rest = cluster.get(&format!("{MAPS}?limit=1&continue={inconsistent}")).await.expect(200);
+    assert_eq!(rest["items"][0]["metadata"]["name"], "b");
+    let old = format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", version(&page));
+    cluster.get(&old).await.refused(410, "Expired");
+}
+
+#[tokio::test]
+async fn versions_of_lists() {
+    let cluster = Cluster::start().await;
+    let a = cluster.post(MAPS, config_map("a", json!({}))).await.expect(201);
+    let b = cluster.post(MAPS, config_map("b", json!({}))).await.expect(201);
+    cluster.delete(&format!("{MAPS}/a")).await.expect(200);
+    for (query, expected) in [
+        (String::new(), "b"),
+        ("resourceVersion=0".to_owned(), "b"),
+        (format!("resourceVersion={}", version(&a)), "b"),
+        (format!("resourceVersion={}&resourceVersionMatch=NotOlderThan", version(&a)), "b"),
+        (format!("resourceVersion={}&resourceVersionMatch=Exact", version(&a)), "a"),
+        (format!("resourceVersion={}&resourceVersionMatch=Exact", version(&b)), "ab"),
+        (format!("resourceVersion={}&limit=5", version(&b)), "ab"),
+    ] {
+        let list = cluster.get(&format!("{MAPS}?{query}")).await.expect(200);
+        let names: String = list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|o| o["metadata"]["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, expected, "{query}");
+    }
+    for query in [
+        "resourceVersionMatch=Exact",
+        "resourceVersion=0&resourceVersionMatch=Exact",
+        "resourceVersion=5&resourceVersionMatch=Roughly",
+        "sendInitialEvents=true",
+        "watch=1&sendInitialEvents=true",
+        "resourceVersion=x",
+    ] {
+        cluster.get(&format!("{MAPS}?{query}")).await.refused(422, "Invalid");
+    }
+    cluster.get(&format!("{MAPS}?limit=x")).await.refused(400, "BadRequest");
+    cluster.get(&format!("{MAPS}?labelSelector=a%20b%20c")).await.refused(400, "BadRequest");
+    cluster.get(&format!("{MAPS}?continue=nonsense")).await.refused(400, "BadRequest");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bookmarks_move_a_quiet_watch_forward() {
+    let cluster = Cluster::start().await;
+    let start = version(&cluster.get(MAPS).await.expect(200));
+    let path = format!("{MAPS}?watch=1&resourceVersion={start}&allowWatchBookmarks=true&timeoutSeconds=130");
+    let mut events = cluster.watch(&path).await;
+    cluster.post("/api/v1/namespaces/default/secrets", json!({"metadata": {"name": "s"}})).await.expect(201);
+    let (kind, mark) = events.next_within(70).await.expect("a bookmark");
+    assert_eq!((kind.as_str(), &mark["kind"]), ("BOOKMARK", &json!("ConfigMap")));
+    assert!(version(&mark) > start);
+    // Nothing new, so no other one; then the time is over.
+    assert_eq!(events.next_within(90).await, None);
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_the_server() {
+    let cluster = Cluster::start().await;
+    let mut events = cluster.watch(&format!("{MAPS}?watch=1&resourceVersion=0")).await;
+    cluster.server.stop().await;
+    assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn a_watcher_that_does_not_read_is_sent_away() {
+    let cluster = Cluster::start().await;
+    let mut slow = cluster.watch(&format!("{MAPS}?watch=1")).await;
+    let mut quick = cluster.watch(&format!("{MAPS}?watch=1")).await;
+    let text = "x".repeat(100_000);
+    for n in 0..30 {
+        let mut object = config_map(&format!("m{n}"), json!({}));
+        object["data"]["k"] = text.as_str().into();
+        cluster.post(MAPS, object).await.expect(201);
+        assert_eq!(quick.named().await.0, "ADDED");
+    }
+    let (kind, status) = slow.next().await.expect("an event");
+    assert_eq!((kind.as_str(), &status["code"]), ("ERROR", &json!(410)));
+    assert_eq!(slow.next().await, None);
+}
+
+#[tokio::test]
+async fn a_watch_of_one_object() {
+    let cluster = Cluster::start().await;
+    let mut events = cluster.watch(&format!("{MAPS}/a?watch=1")).await;
+    let mut same =
+        cluster.watch("/api/v1/watch/namespaces/default/configmaps?fieldSelector=metadata.name%3Da").await;
+    for name in ["b", "a"] {
+        cluster.post(MAPS, config_map(name, json!({}))).await.expect(201);
+    }
+    assert_eq!(events.named().await, ("ADDED".into(), "a".into()));
+    assert_eq!(same.named().await, ("ADDED".into(), "a".into()));
+}

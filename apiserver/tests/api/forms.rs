@@ -1,0 +1,103 @@
+//! Answers as tables, as metadata only, as YAML, compressed.
+
+use apiserver::Body;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use crate::common::*;
+
+async fn get_as(cluster: &Cluster, path: &str, accept: &str) -> Response<Body> {
+    cluster.send(Request::builder().uri(path).header("accept", accept).body(Body::empty()).unwrap()).await
+}
+
+async fn json_as(cluster: &Cluster, path: &str, accept: &str) -> Value {
+    answer(get_as(cluster, path, accept).await).await.expect(200)
+}
+
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+const METADATA: &str = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json";
+
+#[tokio::test]
+async fn tables() {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b"] {
+        cluster.post(MAPS, config_map(name, json!({}))).await.expect(201);
+    }
+    let list = json_as(&cluster, MAPS, TABLE).await;
+    assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("Table"), &json!("meta.k8s.io/v1")));
+    assert_eq!(list["columnDefinitions"][0]["name"], "Name");
+    assert_eq!((&list["rows"][1]["cells"][0], &list["rows"][1]["cells"][1]), (&json!("b"), &json!(1)));
+    assert_eq!(list["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    let one = json_as(&cluster, &format!("{MAPS}/a?includeObject=Object"), TABLE).await;
+    assert_eq!(one["rows"][0]["object"]["kind"], "ConfigMap");
+    assert_eq!(version(&one), version(&one["rows"][0]["object"]));
+    let page = json_as(&cluster, &format!("{MAPS}?limit=1"), TABLE).await;
+    assert!(page["metadata"]["continue"].is_string());
+    assert_eq!(page["metadata"]["remainingItemCount"], 1);
+
+    let response = get_as(&cluster, &format!("{MAPS}?watch=1&resourceVersion=0"), TABLE).await;
+    let mut events = Events::of(response);
+    let (kind, first) = events.next().await.unwrap();
+    assert_eq!(
+        (kind.as_str(), &first["kind"], &first["rows"][0]["cells"][0]),
+        ("ADDED", &json!("Table"), &json!("a"))
+    );
+    assert!(!first["columnDefinitions"].as_array().unwrap().is_empty());
+    let (_, second) = events.next().await.unwrap();
+    assert_eq!(second["columnDefinitions"], json!([]));
+    cluster.delete(&format!("{MAPS}/a")).await.expect(200);
+    let (kind, last) = events.next().await.unwrap();
+    assert_eq!((kind.as_str(), &last["rows"][0]["cells"][0]), ("DELETED", &json!("a")));
+}
+
+#[tokio::test]
+async fn metadata_only() {
+    let cluster = Cluster::start().await;
+    let object = cluster.post(MAPS, config_map("a", json!({"x": "y"}))).await.expect(201);
+    let one = json_as(&cluster, &format!("{MAPS}/a"), METADATA).await;
+    assert_eq!(
+        one,
+        json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+    );
+    let accept = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+    let list = json_as(&cluster, MAPS, accept).await;
+    assert_eq!((&list["kind"], &list["items"][0]), (&json!("PartialObjectMetadataList"), &one));
+    let mut events = Events::of(get_as(&cluster, &format!("{MAPS}?watch=1"), METADATA).await);
+    assert_eq!(events.next().await, Some(("ADDED".to_owned(), one)));
+}
+
+#[tokio::test]
+async fn other_media_types() {
+    let cluster = Cluster::start().await;
+    cluster.post(MAPS, config_map("a", json!({}))).await.expect(201);
+    let response = get_as(&cluster, &format!("{MAPS}/a"), "application/yaml").await;
+    assert_eq!(response.headers()["content-type"], "application/yaml");
+    let text = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(text.starts_with(b"apiVersion: v1\ndata:\n  k: v\nkind: ConfigMap\n"), "{text:?}");
+    let protobuf = "application/vnd.kubernetes.protobuf";
+    let refused = answer(get_as(&cluster, MAPS, protobuf).await).await;
+    refused.refused(406, "NotAcceptable");
+    json_as(&cluster, MAPS, &format!("{protobuf},application/json")).await;
+    let pretty = get_as(&cluster, &format!("{MAPS}/a?pretty=true"), "").await;
+    let text = pretty.into_body().collect().await.unwrap().to_bytes();
+    assert!(text.starts_with(b"{\n  \"apiVersion\""), "{text:?}");
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed() {
+    let cluster = Cluster::start().await;
+    for n in 0..8 {
+        let mut object = config_map(&format!("m{n}"), json!({}));
+        object["data"]["k"] = "abcdefgh".repeat(8 << 10).into();
+        cluster.post(MAPS, object).await.expect(201);
+    }
+    let request = Request::builder().uri(MAPS).header("accept-encoding", "gzip").body(Body::empty()).unwrap();
+    let response = cluster.send(request).await;
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(bytes.len() < 50_000, "{}", bytes.len());
+    let plain = cluster.send(Request::builder().uri(MAPS).body(Body::empty()).unwrap()).await;
+    assert!(plain.headers().get("content-encoding").is_none());
+    assert_eq!(plain.into_body().collect().await.unwrap().to_bytes().len().to_string().len(), 6);
+}
