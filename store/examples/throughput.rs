@@ -1,4 +1,4 @@
-//! Commits per second of the engines, with 1, 16 and 64 writers: `cargo run --release -p store --example throughput`.
+//! Commits per second of the engines, with 1, 16 and 64 writers: `cargo run --release -p store --example throughput [engine]`.
 //!
 //! Values have 2 KiB, as a pod has; each commit replaces one of a hundred keys per writer, compared by revision.
 
@@ -18,21 +18,25 @@ const TIME: Duration = Duration::from_secs(3);
 
 #[tokio::main]
 async fn main() {
+    let only = std::env::args().nth(1);
+    let wanted = |engine: &str| only.as_deref().is_none_or(|only| only == engine);
     let directory = tempfile::tempdir_in(".").unwrap();
-    let etcd = RealEtcd::start_in(directory.path());
     println!("{:10} {:>8} {:>12} {:>10} {:>10}", "engine", "writers", "commits/s", "p50", "p99");
-    for writers in [1, 16, 64] {
+    for writers in [1, 16, 64].into_iter().filter(|_| wanted("memory")) {
         measure("memory", Arc::new(MemoryStore::new()), writers).await;
     }
-    for writers in [1, 16, 64] {
+    for writers in [1, 16, 64].into_iter().filter(|_| wanted("embedded")) {
         let path = directory.path().join(writers.to_string());
         let store = Arc::new(EmbeddedStore::open(&path, Options::default()).unwrap());
         measure("embedded", Arc::clone(&store) as Arc<dyn Store>, writers).await;
         println!("{:30} {:?}", "", store.size().await.unwrap());
     }
-    for writers in [1, 16, 64] {
-        let store = EtcdStore::connect(EtcdOptions::new([&etcd.endpoint])).await.unwrap();
-        measure("etcd", Arc::new(store), writers).await;
+    if wanted("etcd") {
+        let etcd = RealEtcd::start_in(directory.path());
+        for writers in [1, 16, 64] {
+            let store = EtcdStore::connect(EtcdOptions::new([&etcd.endpoint])).await.unwrap();
+            measure("etcd", Arc::new(store), writers).await;
+        }
     }
     println!("resident: {}", resident());
 }

@@ -67,7 +67,7 @@ impl Default for Options {
             // As long as Kubernetes keeps it: watches may resume and lists may be continued for five minutes.
             history_age: Duration::from_secs(300),
             history_revisions: 50_000,
-            history_bytes: 32 << 20,
+            history_bytes: 16 << 20,
             cache_bytes: 8 << 20,
         }
     }
