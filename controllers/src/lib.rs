@@ -9,6 +9,7 @@
 mod context;
 mod endpoint_slice;
 mod endpoints;
+mod garbage_collector;
 mod namespace;
 mod node_lifecycle;
 mod pod_gc;
@@ -33,6 +34,7 @@ pub async fn run(client: Client, stop: CancellationToken) -> Result<(), TaskErro
     endpoints::start(&context, &mut group);
     service_account::start(&context, &mut group);
     pod_gc::start(&context, &mut group);
+    garbage_collector::start(&context, &mut group);
     namespace::start(&context, &mut group);
     node_lifecycle::start(&context, &mut group);
     context.start(&mut group);
