@@ -2,15 +2,14 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
+use runtime::ReadStream;
 use rustix::fs::inotify;
 pub use rustix::fs::inotify::{ReadFlags, WatchFlags};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::AsyncReadExt as _;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,64 +22,53 @@ pub struct Change {
     pub name: OsString,
 }
 
-/// A queue of changes.
+/// A queue of changes. The kernel's queue reads like a pipe, so it is one of the runtime's streams.
 #[derive(Debug)]
 pub struct Watcher {
-    fd: AsyncFd<OwnedFd>,
+    queue: ReadStream,
 }
 
 impl Watcher {
     /// An empty queue. Must be called within a tokio runtime.
     pub fn new() -> io::Result<Self> {
-        let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        Ok(Self { fd: AsyncFd::with_interest(fd, Interest::READABLE)? })
+        Ok(Self { queue: ReadStream::new(inotify::init(inotify::CreateFlags::CLOEXEC)?)? })
     }
 
     /// Watches a path from now on.
     pub fn add(&self, path: &Path, what: WatchFlags) -> io::Result<i32> {
-        Ok(inotify::add_watch(self.fd.get_ref(), path, what)?)
+        Ok(inotify::add_watch(self.queue.as_fd(), path, what)?)
     }
 
     /// No longer watches a path. Fails if the path is gone, which ended the watch already.
     pub fn remove(&self, watch: i32) -> io::Result<()> {
-        Ok(inotify::remove_watch(self.fd.get_ref(), watch)?)
+        Ok(inotify::remove_watch(self.queue.as_fd(), watch)?)
     }
 
-    /// Waits for changes and gives all that are there. Cancel safe.
+    /// Waits for changes and gives what is there. Cancel safe: the kernel gives whole changes, in one read.
     pub async fn next(&mut self) -> io::Result<Vec<Change>> {
-        loop {
-            let mut guard = self.fd.readable().await?;
-            match guard.try_io(|fd| read(fd.get_ref())) {
-                Ok(Ok(changes)) if changes.is_empty() => {}
-                Ok(result) => return result,
-                Err(_would_block) => {}
-            }
-        }
+        let mut buffer = [0; 4096];
+        let length = self.queue.read(&mut buffer).await?;
+        Ok(parse(&buffer[..length]))
     }
 }
 
-fn read(fd: &OwnedFd) -> io::Result<Vec<Change>> {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut reader = inotify::Reader::new(fd, &mut buffer);
+/// Reads `struct inotify_event`: watch, mask, cookie, length of the name, and the name padded with zeros.
+fn parse(mut bytes: &[u8]) -> Vec<Change> {
     let mut changes = Vec::new();
-    loop {
-        match reader.next() {
-            Ok(event) => changes.push(Change {
-                watch: event.wd(),
-                flags: event.events(),
-                name: event
-                    .file_name()
-                    .map(|name| OsString::from_vec(name.to_bytes().to_vec()))
-                    .unwrap_or_default(),
-            }),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) if !changes.is_empty() => return Ok(changes),
-            Err(error) => return Err(error.into()),
-        }
-        if reader.is_buffer_empty() {
-            return Ok(changes);
-        }
+    while let Some((head, rest)) = bytes.split_first_chunk::<16>() {
+        let word =
+            |index: usize| -> [u8; 4] { [head[index], head[index + 1], head[index + 2], head[index + 3]] };
+        let length = (u32::from_ne_bytes(word(12)) as usize).min(rest.len());
+        let (name, after) = rest.split_at(length);
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        changes.push(Change {
+            watch: i32::from_ne_bytes(word(0)),
+            flags: ReadFlags::from_bits_retain(u32::from_ne_bytes(word(4))),
+            name: OsString::from_vec(name.to_vec()),
+        });
+        bytes = after;
     }
+    changes
 }
 
 #[cfg(test)]

@@ -1,15 +1,22 @@
 //! The node agent: manifest sources, pod sync, probes, volumes, status.
 
+pub mod context;
 pub mod disk;
 pub mod downward;
 pub mod env;
 pub mod etc;
+pub mod events;
 #[cfg(test)]
 mod fixture;
+mod hooks;
+pub mod images;
 pub mod inotify;
+pub mod logs;
+pub mod machine;
 pub mod names;
 pub mod objects;
 pub mod pod;
+pub mod probe;
 pub mod resources;
 pub mod sources;
 pub mod spec;

@@ -3,5 +3,5 @@
 mod hosts;
 mod resolv;
 
-pub use hosts::{PodHostname, hostname, hosts_file};
+pub use hosts::{HostnameTooLong, PodHostname, hostname, hosts_file};
 pub use resolv::{DnsSettings, ResolvConf, Resolved, pod_resolv_conf};

@@ -2,10 +2,13 @@
 //!
 //! Whoever computes something from them (environment, volumes) gets a [`Snapshot`]: plain values, no waiting.
 
+mod source;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use manifests::k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+pub use source::{ObjectSource, Subscription};
 
 /// What is known of one object.
 #[derive(Debug, Clone)]

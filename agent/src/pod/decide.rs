@@ -176,7 +176,7 @@ fn prepare(seen: &Observed, plan: &mut Plan) {
         match &seen.volumes {
             StepSeen::Done => {}
             StepSeen::Failed(failure) if seen.now < failure.retry_at => plan.wake(failure.retry_at),
-            StepSeen::Todo | StepSeen::Failed(_) => actions.push(Action::PrepareVolumes),
+            StepSeen::Todo | StepSeen::Stale | StepSeen::Failed(_) => actions.push(Action::PrepareVolumes),
         }
     }
     plan.actions.splice(0..0, actions);
@@ -319,7 +319,7 @@ fn start(
     };
     let prepared = matches!(seen.sandbox, SandboxSeen::Ready { .. })
         && !seen.is_busy(&Operation::Sandbox)
-        && seen.volumes == StepSeen::Done;
+        && matches!(seen.volumes, StepSeen::Done | StepSeen::Stale);
     if image_ready && prepared {
         plan.actions.push(Action::StartContainer { container: name.clone(), attempt, delay });
     }

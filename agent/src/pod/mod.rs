@@ -1,8 +1,11 @@
 //! The life of one pod: what is seen ([`observe`]), what to do next ([`decide`]), what to say about it ([`status`]).
 
+mod apply;
 pub mod backoff;
 mod conditions;
 pub mod decide;
 pub mod hash;
 pub mod observe;
+mod runs;
 pub mod status;
+pub mod worker;

@@ -124,6 +124,8 @@ pub struct ContainerSeen {
     pub probes: ProbesSeen,
     /// Its postStart hook failed.
     pub hook_failed: bool,
+    /// The signal that asks it to end.
+    pub stop_signal: String,
 }
 
 /// Where a container is in its life.
@@ -204,6 +206,8 @@ pub enum StepSeen {
     Todo,
     /// Done.
     Done,
+    /// Done, but what it was made from has changed since.
+    Stale,
     /// Tried.
     Failed(Failure),
 }

@@ -1,6 +1,7 @@
 //! Reading manifests that are not in the API: their pods, with everything that an API server would have added.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -96,6 +97,10 @@ fn pod(origin: Origin<'_>, document: &Document, seen: Timestamp) -> Result<Pod, 
     annotations.remove(annotation::MIRROR);
     pod.status = Some(PodStatus { phase: Some("Pending".to_owned()), ..PodStatus::default() });
     manifests::default::pod(&mut pod);
+    let errors = manifests::validate::pod(&pod);
+    if !errors.is_empty() {
+        return Err(ManifestError::Invalid(document.locate(&errors)));
+    }
 
     if let Some(spec) = &mut pod.spec {
         spec.node_name = Some(origin.node.to_owned());
@@ -132,10 +137,9 @@ pub fn unique<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> (Vec<Arc
     let mut left_out = Vec::new();
     for pod in manifests.into_iter().flat_map(|manifest| &manifest.pods) {
         let name = full_name(pod);
-        if pods.contains_key(&name) {
-            left_out.push(name);
-        } else {
-            pods.insert(name, pod.clone());
+        match pods.entry(name) {
+            Entry::Vacant(free) => drop(free.insert(pod.clone())),
+            Entry::Occupied(taken) => left_out.push(taken.key().clone()),
         }
     }
     (pods.into_values().collect(), left_out)
@@ -194,6 +198,7 @@ mod tests {
         for (text, place) in [
             ("apiVersion: v1\nkind: Pod\nmetadata: [\n", "/m/web.yaml:"),
             (&WEB.replace("image: i", "imagee: i"), "/m/web.yaml:4:"),
+            (&WEB.replace("name: web", "name: Web_"), "/m/web.yaml:3:"),
             (&format!("{WEB}---\n{WEB}"), "/m/web.yaml: pod web-node-1_default is defined twice"),
             ("kind: Pod\n", "/m/web.yaml:1:"),
         ] {

@@ -1,5 +1,6 @@
 //! Volumes: what a pod's volumes are ([`plan`]), what is in them ([`payload`]), and how they get there.
 
 pub mod atomic;
+pub mod mount;
 pub mod payload;
 pub mod plan;

@@ -84,6 +84,7 @@ impl World {
                     state,
                     probes: ProbesSeen::default(),
                     hook_failed: false,
+                    stop_signal: String::new(),
                 },
             );
         })

@@ -44,6 +44,7 @@ fn run(state: RunState, attempt: u32) -> ContainerSeen {
         state,
         probes: ProbesSeen::default(),
         hook_failed: false,
+        stop_signal: String::new(),
     }
 }
 

@@ -1,0 +1,76 @@
+//! Putting a pod's volumes in place. Doing it again changes nothing, except files whose objects changed.
+
+use std::sync::Arc;
+
+use client::ErrorChain;
+use jiff::SignedDuration;
+use manifests::go::quote;
+use manifests::k8s_openapi::api::core::v1::Pod;
+
+use super::super::observe::Failure;
+use super::{Outcome, RETRY, failure};
+use crate::context::Context;
+use crate::names;
+use crate::objects::{Snapshot, Subscription};
+use crate::volume::mount::{self, MountError};
+use crate::volume::payload::payload;
+use crate::volume::plan::{Kind, VolumePlan, plan};
+
+/// What volumes are made from.
+#[derive(Debug)]
+pub(in super::super) struct VolumesInput {
+    pub(in super::super) context: Arc<Context>,
+    pub(in super::super) pod: Arc<Pod>,
+    pub(in super::super) objects: Subscription,
+}
+
+pub(in super::super) async fn prepare_volumes(mut input: VolumesInput) -> Outcome {
+    let snapshot = input.objects.snapshot().await;
+    let made = tokio::task::spawn_blocking(move || {
+        let result = prepare(&input.context, &input.pod, &snapshot);
+        result.map(|()| snapshot).inspect_err(|failure| {
+            input.context.events.warning(&input.pod, "FailedMount", failure.message.clone());
+        })
+    });
+    Outcome::Volumes(match made.await {
+        Ok(result) => result,
+        Err(error) => Err(failure("FailedMount", error.to_string(), RETRY)),
+    })
+}
+
+fn prepare(context: &Context, pod: &Pod, objects: &Snapshot) -> Result<(), Failure> {
+    let dir = context.layout.pod(names::uid(pod));
+    let plans = plan(pod, &dir).map_err(|error| {
+        // Only another pod would have other volumes.
+        failure("FailedMount", error.to_string(), SignedDuration::from_mins(2))
+    })?;
+    let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.fs_group);
+    let group = group.and_then(|group| u32::try_from(group).ok());
+    for plan in &plans {
+        prepare_one(context, pod, plan, objects, group).map_err(|reason| {
+            let message = format!("MountVolume.SetUp failed for volume {} : {reason}", quote(&plan.name));
+            failure("FailedMount", message, RETRY)
+        })?;
+    }
+    Ok(())
+}
+
+fn prepare_one(
+    context: &Context,
+    pod: &Pod,
+    plan: &VolumePlan,
+    objects: &Snapshot,
+    group: Option<u32>,
+) -> Result<(), String> {
+    let told = |error: MountError| ErrorChain(&error).to_string();
+    match &plan.kind {
+        Kind::EmptyDir => mount::empty_dir(&plan.path, group).map_err(told),
+        Kind::Memory { size } => mount::memory(&plan.path, *size, group).map_err(told),
+        Kind::HostPath { expect } => mount::host_path(&plan.path, *expect).map_err(told),
+        Kind::Files { sources, mode } => {
+            let facts = context.downward(&[]);
+            let files = payload(sources, *mode, pod, objects, &facts).map_err(|error| error.to_string())?;
+            mount::files(&plan.path, &files, group).map_err(told)
+        }
+    }
+}
