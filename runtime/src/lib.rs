@@ -23,8 +23,15 @@
 pub mod cgroup;
 pub mod check;
 mod error;
+mod exec;
 pub mod keeper;
+mod link;
+mod plan;
+mod protocol;
+mod records;
+mod runtime;
 mod sandbox;
+mod seal;
 pub mod seccomp;
 mod spec;
 mod state;
@@ -36,8 +43,10 @@ pub use error::{
     CreateSandboxError, ErrorClass, ExecError, InvalidId, OpenError, RemoveError, RequestError,
     StartContainerError,
 };
+pub use exec::{Attach, Exec};
 pub use oci_spec::runtime as oci;
-pub use sandbox::{Attach, Exec, Runtime, Sandbox};
+pub use runtime::Runtime;
+pub use sandbox::Sandbox;
 pub use spec::{
     Config, ContainerSpec, ExecSpec, LogSpec, NamespaceMode, NetworkMode, PidMode, Rootfs, SandboxSpec,
     Signal, UnknownSignal, WindowSize,

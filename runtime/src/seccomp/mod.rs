@@ -7,5 +7,5 @@ mod default;
 mod table;
 
 pub use compile::SeccompError;
-pub(crate) use compile::{Filter, compile};
+pub(crate) use compile::compile;
 pub use default::default_profile;

@@ -1,0 +1,412 @@
+//! The file system of the new process.
+//!
+//! Everything is mounted through descriptors: a mount is made detached, gets its attributes, and is then
+//! attached to a place that was resolved within the root. No path is looked up twice, so nobody can change what
+//! it means in between.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
+};
+
+use super::path::{self, Make};
+use super::{Fault, State};
+use crate::plan::RDONLY;
+use crate::plan::step::{Attributes, NodeKind, Root, Source, Step};
+use crate::plan::text::Text;
+use crate::sys::mount::{Change, set_attributes};
+
+const PATH_MAX: usize = 4096;
+
+/// fsconfig(2) takes strings up to this length, their NUL included.
+const FSCONFIG_MAX: usize = 256;
+
+impl State {
+    pub(super) fn mounts(&mut self, step: &Step) -> Result<(), Fault> {
+        match step {
+            Step::OpenBind { source, recursive, attributes } => {
+                let tree = open_source(source, *recursive)?;
+                dress(tree.as_fd(), attributes)?;
+                self.opened.push(tree);
+            }
+            Step::PrivateMounts => {
+                let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+                rustix::mount::mount_change(c"/", flags)?;
+            }
+            Step::Root { root, place } => self.root = Some(mount_root(root, place.as_c_str())?),
+            Step::Mount { file_system, source, options, attributes, destination } => {
+                let mount = new_mount(file_system, source, options, attributes)?;
+                let root = self.root()?;
+                let mut target = path::ensure(root, destination.as_c_str(), Make::Directory)?;
+                if matches!(file_system.as_c_str().to_bytes(), b"proc" | b"sysfs") {
+                    // Later steps hide parts of it by name. An image in which /proc is a link to another
+                    // place would have those parts in plain sight there.
+                    target = path::open_directly(root, destination.as_c_str())?;
+                }
+                attach(mount.as_fd(), target.as_fd())?;
+                if attributes.propagation != 0 {
+                    propagate(mount.as_fd(), attributes)?;
+                }
+            }
+            Step::PlaceBind { opened, destination } => {
+                let mount = self.opened.get(*opened).ok_or(Errno::BADF)?;
+                let make = if path::is_directory(mount.as_fd())? { Make::Directory } else { Make::File };
+                let target = path::ensure(self.root()?, destination.as_c_str(), make)?;
+                attach(mount.as_fd(), target.as_fd())?;
+            }
+            Step::PlaceShm { destination, attributes } => {
+                let mount = self.shm.as_ref().ok_or(Errno::BADF)?;
+                dress(mount.as_fd(), attributes)?;
+                let target = path::ensure(self.root()?, destination.as_c_str(), Make::Directory)?;
+                attach(mount.as_fd(), target.as_fd())?;
+            }
+            Step::Device { path, kind, major, minor, mode, uid, gid } => {
+                self.device(path, *kind, (*major, *minor), *mode, (*uid, *gid))?;
+            }
+            Step::Symlink { target, path } => {
+                let mut buffer = [0; PATH_MAX];
+                let (parent, name) = path::ensure_parent(self.root()?, path.as_c_str(), &mut buffer)?;
+                match rustix::fs::symlinkat(target.as_c_str(), &parent, name) {
+                    // An image may bring its own.
+                    Err(Errno::EXIST) | Ok(()) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            Step::Attributes { destination, attributes } => {
+                let target = path::open(self.root()?, destination.as_c_str(), OFlags::PATH)?;
+                set_attributes(&target, attributes.own(), false)?;
+            }
+            Step::Mask { path } => self.mask(path)?,
+            Step::ReadOnly { path } => {
+                let target = match path::open(self.root()?, path.as_c_str(), OFlags::PATH) {
+                    Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+                    result => result?,
+                };
+                let tree = clone_tree(target.as_fd(), true)?;
+                set_attributes(&tree, Change { set: RDONLY, ..Change::default() }, true)?;
+                attach(tree.as_fd(), target.as_fd())?;
+            }
+            Step::ReadOnlyRoot => {
+                set_attributes(self.root()?, Change { set: RDONLY, ..Change::default() }, false)?;
+            }
+            Step::MakeDirectory { path } => {
+                path::ensure(self.root()?, path.as_c_str(), Make::Directory)?;
+            }
+            Step::PivotRoot => self.pivot()?,
+            Step::RootPropagation { flags } => {
+                let recursive = flags & libc::MS_REC != 0;
+                let change = Change { propagation: flags & !libc::MS_REC, ..Change::default() };
+                let root = rustix::fs::openat(CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+                set_attributes(&root, change, recursive)?;
+            }
+            // `State::take` sends nothing else here.
+            _ => return Err(Errno::INVAL.into()),
+        }
+        Ok(())
+    }
+
+    fn device(
+        &self,
+        path: &Text,
+        kind: NodeKind,
+        (major, minor): (u32, u32),
+        mode: u32,
+        (uid, gid): (u32, u32),
+    ) -> Result<(), Errno> {
+        let mut buffer = [0; PATH_MAX];
+        let (parent, name) = path::ensure_parent(self.root()?, path.as_c_str(), &mut buffer)?;
+        let (file_type, device) = match kind {
+            NodeKind::Character => (FileType::CharacterDevice, rustix::fs::makedev(major, minor)),
+            NodeKind::Block => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
+            NodeKind::Fifo => (FileType::Fifo, 0),
+        };
+        match rustix::fs::mknodat(&parent, name, file_type, Mode::from_raw_mode(mode), device) {
+            Ok(()) => path::set_owner_and_mode(parent.as_fd(), name, uid, gid, mode),
+            // One that the image brought will do if it is the same.
+            Err(Errno::EXIST) => {
+                let stat = rustix::fs::statat(&parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+                let same = FileType::from_raw_mode(stat.st_mode) == file_type && stat.st_rdev == device;
+                if same { Ok(()) } else { Err(Errno::EXIST) }
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Covers a path: a directory with an empty one, anything else with /dev/null.
+    fn mask(&mut self, path: &Text) -> Result<(), Fault> {
+        let target = match path::open(self.root()?, path.as_c_str(), OFlags::PATH) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            result => result?,
+        };
+        let cover = if path::is_directory(target.as_fd())? { &mut self.empty } else { &mut self.null };
+        // The first cover is made, the others are copies of it: one file system for all of them.
+        let mount = match cover {
+            Some(first) => clone_tree(first.as_fd(), false)?,
+            None if path::is_directory(target.as_fd())? => {
+                let fs = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+                rustix::mount::fsconfig_set_string(&fs, c"nr_inodes", c"1")?;
+                rustix::mount::fsconfig_set_string(&fs, c"mode", c"555")?;
+                create(&fs)?;
+                let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+                    | MountAttrFlags::MOUNT_ATTR_NOSUID
+                    | MountAttrFlags::MOUNT_ATTR_NODEV
+                    | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+                rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?
+            }
+            None => {
+                // Of the host, which is still the root: the container's could be anything that it likes.
+                let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+                let null = rustix::mount::open_tree(CWD, c"/dev/null", flags)?;
+                if !path::is_device(null.as_fd(), 1, 3) {
+                    return Err(Errno::NODEV.into());
+                }
+                null
+            }
+        };
+        attach(mount.as_fd(), target.as_fd())?;
+        cover.get_or_insert(mount);
+        Ok(())
+    }
+
+    /// Makes the root the root. Old and new root change places on the same mount point, so no directory for
+    /// the old one is needed in the image; then the old one, which lies on top, is let go.
+    fn pivot(&mut self) -> Result<(), Errno> {
+        rustix::process::fchdir(self.root()?)?;
+        rustix::process::pivot_root(c".", c".")?;
+        rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
+        rustix::process::chdir(c"/")?;
+        // From here on no descriptor reaches outside.
+        self.opened.clear();
+        self.root = None;
+        self.shm = None;
+        (self.empty, self.null) = (None, None);
+        Ok(())
+    }
+}
+
+/// Attaches a mount to a place.
+pub(super) fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, c"", place, c"", flags)
+}
+
+/// A detached copy of the mount at (or, for bind mounts, of the tree below) a descriptor.
+fn clone_tree(from: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(from, c"", flags)
+}
+
+fn open_source(source: &Source, recursive: bool) -> Result<OwnedFd, Errno> {
+    let path = source.path.as_c_str();
+    let Some(beneath) = &source.beneath else {
+        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        if recursive {
+            flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
+        return rustix::mount::open_tree(CWD, path, flags);
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, beneath.as_c_str(), flags, Mode::empty())?;
+    let opened = path::open(directory.as_fd(), path, OFlags::PATH)?;
+    clone_tree(opened.as_fd(), recursive)
+}
+
+/// Sets the attributes of a detached mount. What says nothing about propagation gets none: neither do the
+/// host's later mounts appear in the container, nor the container's on the host.
+fn dress(mount: BorrowedFd<'_>, attributes: &Attributes) -> Result<(), Errno> {
+    if attributes.propagation == 0 || !attributes.recursive_propagation {
+        let private = Change { propagation: libc::MS_PRIVATE, ..Change::default() };
+        // Below a mount that is to be shared alone, nothing is.
+        if attributes.propagation == 0 {
+            set_attributes(mount, private, true)?;
+        }
+    }
+    if attributes.propagation != 0 {
+        propagate(mount, attributes)?;
+    }
+    if attributes.own() != Change::default() {
+        set_attributes(mount, attributes.own(), false)?;
+    }
+    if attributes.recursive() != Change::default() {
+        set_attributes(mount, attributes.recursive(), true)?;
+    }
+    Ok(())
+}
+
+fn propagate(mount: BorrowedFd<'_>, attributes: &Attributes) -> Result<(), Errno> {
+    let change = Change { propagation: attributes.propagation, ..Change::default() };
+    set_attributes(mount, change, attributes.recursive_propagation)
+}
+
+/// Makes a mount of a new file system.
+fn new_mount(
+    file_system: &Text,
+    source: &Text,
+    options: &[(Text, Option<Text>)],
+    attributes: &Attributes,
+) -> Result<OwnedFd, Fault> {
+    let fs = rustix::mount::fsopen(file_system.as_c_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let configured = (|| {
+        rustix::mount::fsconfig_set_string(&fs, c"source", source.as_c_str())?;
+        for (key, value) in options {
+            match value {
+                Some(value) => rustix::mount::fsconfig_set_string(&fs, key.as_c_str(), value.as_c_str())?,
+                None => rustix::mount::fsconfig_set_flag(&fs, key.as_c_str())?,
+            }
+        }
+        rustix::mount::fsconfig_create(&fs)
+    })();
+    if let Err(errno) = configured {
+        return Err(explained(&fs, errno));
+    }
+    // What is to be cleared is clear on a new mount.
+    let flags = u32::try_from(attributes.set | attributes.recursive_set).map_err(|_| Errno::INVAL)?;
+    let flags = MountAttrFlags::from_bits_retain(flags);
+    Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+}
+
+fn create(fs: &OwnedFd) -> Result<(), Fault> {
+    rustix::mount::fsconfig_create(fs).map_err(|errno| explained(fs, errno))
+}
+
+/// The kernel keeps messages about a file system that it refuses, such as the name of an unknown option. They
+/// say far more than the number.
+fn explained(fs: &OwnedFd, errno: Errno) -> Fault {
+    let mut text = [0_u8; 256];
+    match rustix::io::read(fs, &mut text) {
+        // Each message begins with its kind and a blank: `e `.
+        Ok(length) if length > 2 => {
+            let text = &text[..length];
+            let text = text.strip_prefix(b"e ").unwrap_or(text);
+            Fault::with_detail(errno, text.strip_suffix(b"\n").unwrap_or(text))
+        }
+        _ => errno.into(),
+    }
+}
+
+/// Mounts the root file system on `place`, which the mount only needs to be somewhere.
+fn mount_root(root: &Root, place: &CStr) -> Result<OwnedFd, Fault> {
+    let mount = match root {
+        Root::Directory { path } => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_RECURSIVE;
+            let tree = rustix::mount::open_tree(CWD, path.as_c_str(), flags)?;
+            set_attributes(&tree, Change { propagation: libc::MS_PRIVATE, ..Change::default() }, true)?;
+            tree
+        }
+        Root::Overlay { lower, upper, work } => match overlay(lower, upper, work) {
+            Err(fault) if fault.errno == Errno::INVAL && fault.length == 0 => {
+                // Kernels before 6.5 take all layers in one string only.
+                return old_overlay(lower, upper, work, place);
+            }
+            result => result?,
+        },
+    };
+    let target = rustix::fs::openat(CWD, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    attach(mount.as_fd(), target.as_fd())?;
+    Ok(mount)
+}
+
+fn overlay(lower: &[Text], upper: &Text, work: &Text) -> Result<OwnedFd, Fault> {
+    let fs = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // `lowerdir+` is the first option, so that a kernel that does not know it is recognised by a plain EINVAL.
+    for layer in lower {
+        match set_directory(&fs, c"lowerdir+", layer.as_c_str()) {
+            Err(Errno::INVAL) if std::ptr::eq(layer, &raw const lower[0]) => return Err(Errno::INVAL.into()),
+            Err(errno) => return Err(explained(&fs, errno)),
+            Ok(()) => {}
+        }
+    }
+    let configured = set_directory(&fs, c"upperdir", upper.as_c_str())
+        .and_then(|()| set_directory(&fs, c"workdir", work.as_c_str()))
+        .and_then(|()| rustix::mount::fsconfig_create(&fs));
+    if let Err(errno) = configured {
+        return Err(explained(&fs, errno));
+    }
+    Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
+/// Gives a directory to fsconfig; one with a long name by way of a descriptor, whose name is short.
+fn set_directory(fs: &OwnedFd, key: &CStr, path: &CStr) -> Result<(), Errno> {
+    if path.to_bytes_with_nul().len() <= FSCONFIG_MAX {
+        return rustix::mount::fsconfig_set_string(fs, key, path);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let mut name = [0; 32];
+    rustix::mount::fsconfig_set_string(fs, key, descriptor_name(directory.as_fd(), &mut name)?)
+}
+
+/// `/proc/self/fd/N`.
+fn descriptor_name<'a>(fd: BorrowedFd<'_>, buffer: &'a mut [u8; 32]) -> Result<&'a CStr, Errno> {
+    use std::os::fd::AsRawFd;
+    const HEAD: &[u8] = b"/proc/self/fd/";
+    let mut digits = [0; 12];
+    let digits = super::decimal(fd.as_raw_fd(), &mut digits);
+    let length = HEAD.len() + digits.len();
+    buffer[..HEAD.len()].copy_from_slice(HEAD);
+    buffer[HEAD.len()..length].copy_from_slice(digits);
+    buffer[length] = 0;
+    CStr::from_bytes_with_nul(&buffer[..=length]).map_err(|_| Errno::INVAL)
+}
+
+/// Mounts with mount(2), whose options are one page of text: names of descriptors make that enough for more
+/// layers than overlayfs takes, whatever their own names are.
+fn old_overlay(lower: &[Text], upper: &Text, work: &Text, place: &CStr) -> Result<OwnedFd, Fault> {
+    const MOST: usize = 200;
+    if lower.len() > MOST {
+        return Err(Errno::TOOBIG.into());
+    }
+    let mut data = Data { bytes: [0; PATH_MAX], length: 0 };
+    // Open until the mount is made; they stay below the limit of 1024 that every process has.
+    let mut held: [Option<OwnedFd>; MOST + 2] = [const { None }; MOST + 2];
+    let mut count = 0;
+    for (head, layers) in [
+        (&b"lowerdir="[..], lower),
+        (b",upperdir=", std::slice::from_ref(upper)),
+        (b",workdir=", std::slice::from_ref(work)),
+    ] {
+        data.push(head)?;
+        for (index, layer) in layers.iter().enumerate() {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let directory = rustix::fs::openat(CWD, layer.as_c_str(), flags, Mode::empty())?;
+            if index > 0 {
+                data.push(b":")?;
+            }
+            let mut name = [0; 32];
+            data.push(descriptor_name(directory.as_fd(), &mut name)?.to_bytes())?;
+            held[count] = Some(directory);
+            count += 1;
+        }
+    }
+    let text = CStr::from_bytes_with_nul(&data.bytes[..=data.length]).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount(c"overlay", place, c"overlay", rustix::mount::MountFlags::empty(), text)?;
+    Ok(rustix::fs::openat(CWD, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+struct Data {
+    bytes: [u8; PATH_MAX],
+    length: usize,
+}
+
+impl Data {
+    fn push(&mut self, part: &[u8]) -> Result<(), Errno> {
+        let end = self.length + part.len();
+        if end >= PATH_MAX {
+            return Err(Errno::TOOBIG);
+        }
+        self.bytes[self.length..end].copy_from_slice(part);
+        self.length = end;
+        Ok(())
+    }
+}

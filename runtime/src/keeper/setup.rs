@@ -1,0 +1,257 @@
+//! From a program that somebody has started to the keeper of a sandbox.
+
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{DumpableBehavior, Pid};
+use rustix::thread::{LinkNameSpaceType, set_name};
+
+use crate::plan::text::Text;
+use crate::protocol::{Failure, FailureKind, Frames, Setup};
+use crate::spec::PidMode;
+use crate::sys::process::{self, Cloned};
+
+/// The name of the socket in the sandbox's run directory.
+pub(crate) const SOCKET: &str = "keeper.sock";
+
+/// What a keeper holds for its sandbox.
+#[derive(Debug)]
+pub(super) struct Sandbox {
+    pub(super) id: String,
+    pub(super) pid: PidMode,
+    pub(super) listener: OwnedFd,
+    /// Ourselves, to come back from other pid namespaces.
+    pub(super) own: OwnedFd,
+    /// Process 1 of the shared pid namespace.
+    pub(super) init: Option<OwnedFd>,
+    pub(super) shm: Option<Shm>,
+    /// Held for its lock, which says that we live.
+    pub(super) _directory: OwnedFd,
+}
+
+/// The shared memory file system.
+#[derive(Debug)]
+pub(super) enum Shm {
+    /// In no mount namespace at all: it goes when we go.
+    Detached(OwnedFd),
+    /// Mounted where everybody sees it, for kernels that cannot copy a detached mount.
+    Mounted(Text),
+}
+
+impl Shm {
+    /// A detached copy to be mounted in a container.
+    pub(super) fn copy(&self) -> Result<OwnedFd, Errno> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        match self {
+            Self::Detached(mount) => {
+                rustix::mount::open_tree(mount, c"", flags | OpenTreeFlags::AT_EMPTY_PATH)
+            }
+            Self::Mounted(path) => rustix::mount::open_tree(CWD, path.as_c_str(), flags),
+        }
+    }
+}
+
+/// Names the step that failed.
+trait Named<T> {
+    fn named(self, step: &str) -> Result<T, Failure>;
+}
+
+impl<T> Named<T> for Result<T, Errno> {
+    fn named(self, step: &str) -> Result<T, Failure> {
+        self.map_err(|errno| Failure::new(FailureKind::Step, step, errno.raw_os_error()))
+    }
+}
+
+/// Takes the descriptors that we were started with: the connection on standard input, the locked run
+/// directory on standard output. Everything else that the starter may have left open is closed.
+pub(super) fn descriptors() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let null = rustix::fs::openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let (control, directory) = (process::standard(0), process::standard(1));
+    let standard = [null.as_fd(), null.as_fd(), process::standard(2)];
+    process::keep_only(standard, &[Some(control), Some(directory)])?;
+    // keep_only has closed it.
+    std::mem::forget(null);
+    Ok((process::kept(3), process::kept(4)))
+}
+
+/// Reads what we are to set up.
+pub(super) fn read_setup(control: BorrowedFd<'_>) -> io::Result<Setup> {
+    let mut frames = Frames::default();
+    loop {
+        let count = rustix::io::retry_on_intr(|| rustix::io::read(control, frames.space()))?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(frame) = frames.filled(count)? {
+            return Ok(serde_json::from_slice(&frame)?);
+        }
+    }
+}
+
+/// Leaves the starter: own process (the starter's child ends at once, so that it can be waited for), own
+/// cgroup, own session.
+pub(super) fn detach(setup: &Setup) -> Result<(), Failure> {
+    let directory =
+        |path: &Text| rustix::fs::openat(CWD, path.as_c_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let cgroup = setup.unified.as_ref().map(directory).transpose().named("opening the keepers' cgroup")?;
+    let cloned = clone(0, cgroup.as_ref().map(AsFd::as_fd)).named("making the keeper's process")?;
+    if let Cloned::Parent(..) = cloned {
+        process::exit_now(0);
+    }
+    for tasks in &setup.tasks {
+        write(tasks.as_c_str(), b"0").named(&format!("entering the keepers' cgroup {tasks}"))?;
+    }
+    rustix::process::setsid().named("making a session")?;
+    Ok(())
+}
+
+/// clone3, or what there was before it.
+pub(super) fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
+    match process::clone_into(flags, cgroup) {
+        Err(Errno::NOSYS) => {
+            let cloned = process::clone_plainly(flags)?;
+            if let (Cloned::Child, Some(cgroup)) = (&cloned, cgroup) {
+                let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(cgroup, c"cgroup.procs", flags, Mode::empty());
+                if file.and_then(|file| rustix::io::write(file, b"0")).is_err() {
+                    process::exit_now(127);
+                }
+            }
+            Ok(cloned)
+        }
+        result => result,
+    }
+}
+
+/// Makes the sandbox around ourselves: containers inherit what we are in.
+pub(super) fn sandbox(setup: Setup, directory: OwnedFd) -> Result<Sandbox, Failure> {
+    let _ = set_name(c"coracle-keeper");
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).named("becoming a reaper")?;
+    // Processes of the host's users, and of containers in the host's pid namespace, have no business in our
+    // memory or with our descriptors.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).named("closing our memory")?;
+    // The last to be killed when memory runs out. Not every host lets its root do that.
+    let _ = write(c"/proc/self/oom_score_adj", b"-998");
+    rustix::process::chdir(c"/").named("changing to /")?;
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+
+    if let Some(path) = &setup.network {
+        let step = format!("entering network namespace {path}");
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(CWD, path.as_c_str(), flags, Mode::empty()).named(&step)?;
+        let kind = Some(LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(file.as_fd(), kind).named(&step)?;
+    }
+    process::unshare(setup.namespaces).named("making namespaces")?;
+    if setup.namespaces & libc::CLONE_NEWNET != 0 {
+        process::loopback_up().named("bringing the loopback interface up")?;
+    }
+    if let Some(hostname) = &setup.hostname {
+        nix::unistd::sethostname(hostname)
+            .map_err(|errno| Failure::new(FailureKind::Step, "setting the host name", errno as i32))?;
+    }
+    for (path, value) in &setup.sysctls {
+        write(path.as_c_str(), value.as_c_str().to_bytes()).named(&format!("writing {value:?} to {path}"))?;
+    }
+    let shm = setup.shm_size.map(|size| shared_memory(size, &setup.shm_place)).transpose()?;
+    let init = match setup.pid {
+        PidMode::Shared => Some(shared_init().named("making the shared pid namespace")?),
+        PidMode::Private | PidMode::Host => None,
+    };
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+        .named("opening ourselves")?;
+    let listener = listen(&directory).named("listening")?;
+    Ok(Sandbox { id: setup.sandbox, pid: setup.pid, listener, own, init, shm, _directory: directory })
+}
+
+fn shared_memory(size: u64, place: &Text) -> Result<Shm, Failure> {
+    let make = || -> Result<OwnedFd, Errno> {
+        let fs = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_set_string(&fs, c"source", c"shm")?;
+        rustix::mount::fsconfig_set_string(&fs, c"size", size.to_string().as_str())?;
+        rustix::mount::fsconfig_set_string(&fs, c"mode", c"1777")?;
+        rustix::mount::fsconfig_create(&fs)?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    };
+    let mount = make().named("making shared memory")?;
+    let shm = Shm::Detached(mount);
+    if shm.copy().is_ok() {
+        return Ok(shm);
+    }
+    let Shm::Detached(mount) = shm else { return Ok(shm) };
+    match rustix::fs::mkdirat(CWD, place.as_c_str(), Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno).named("making a place for shared memory"),
+    }
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&mount, c"", CWD, place.as_c_str(), flags).named("mounting shared memory")?;
+    Ok(Shm::Mounted(place.clone()))
+}
+
+/// Process 1 of a pid namespace that all containers share. It dies with us, and the namespace with it.
+fn shared_init() -> Result<OwnedFd, Errno> {
+    let ours = rustix::process::getpid();
+    match process::clone_into(u64::try_from(libc::CLONE_NEWPID).unwrap_or(0), None)? {
+        Cloned::Parent(_, pidfd) => Ok(pidfd),
+        Cloned::Child => {
+            let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+            let _ = set_name(c"coracle-init");
+            // Our parent is in another pid namespace, so it has no number here; it is gone when we have been
+            // given to somebody else, and somebody outside has no number either. There is no telling, but
+            // the pipe that we would need for it does not pay: without a keeper nothing else starts here.
+            let _: Pid = ours;
+            let _ = process::close_from(0);
+            process::reap_for_ever()
+        }
+    }
+}
+
+/// The socket that clients connect to. Named by way of the directory's descriptor, because names of sockets
+/// are bounded to 107 bytes and names of directories are not.
+fn listen(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
+    use std::os::fd::AsRawFd;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match rustix::fs::unlinkat(directory, SOCKET, rustix::fs::AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    let name = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = rustix::net::bind(&socket, &SocketAddrUnix::new(name)?);
+    rustix::process::umask(before);
+    bound?;
+    rustix::net::listen(&socket, 16)?;
+    Ok(socket)
+}
+
+fn write(path: &CStr, text: &[u8]) -> Result<(), Errno> {
+    let file = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(file, text).map(drop)
+}
+
+/// Receives one packet with at most one descriptor.
+pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let message =
+        rustix::io::retry_on_intr(|| rustix::net::recvmsg(socket, &mut parts, &mut control, flags))?;
+    let mut fd = None;
+    for ancillary in control.drain() {
+        if let rustix::net::RecvAncillaryMessage::ScmRights(fds) = ancillary {
+            fd = fds.last().or(fd);
+        }
+    }
+    Ok((message.bytes, fd))
+}

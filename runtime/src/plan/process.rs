@@ -1,0 +1,211 @@
+//! The part of a plan that turns a process with all rights into the one that was asked for.
+
+use std::collections::HashSet;
+
+use oci_spec::runtime::{Capability, LinuxCapabilities, LinuxSeccomp, PosixRlimitType, Process, User};
+
+use super::step::{CapabilityBits, Hex, Program, Step};
+use super::text::Text;
+use super::{Refusal, refuse, text, unsupported};
+use crate::seccomp;
+
+/// Where programs are looked for when the environment does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Refuses what the process section asks for and nobody does.
+pub(super) fn check(process: &Process) -> Result<(), Refusal> {
+    for (field, value) in [
+        ("process.apparmorProfile", process.apparmor_profile()),
+        ("process.selinuxLabel", process.selinux_label()),
+    ] {
+        if value.as_deref().is_some_and(|value| !value.is_empty() && value != "unconfined") {
+            return refuse(field, "is not supported");
+        }
+    }
+    unsupported("process.ioPriority", process.io_priority().as_ref())?;
+    unsupported("process.scheduler", process.scheduler().as_ref())?;
+    unsupported("process.execCPUAffinity", process.exec_cpu_affinity().as_ref())
+}
+
+/// Resource limits.
+pub(super) fn limits(process: &Process) -> Result<Vec<Step>, Refusal> {
+    let mut steps = Vec::new();
+    for limit in process.rlimits().iter().flatten() {
+        let (resource, name) = resource(limit.typ());
+        if limit.soft() > limit.hard() {
+            return refuse("process.rlimits", format!("{name}: the soft limit is above the hard limit"));
+        }
+        steps.push(Step::Limit {
+            resource,
+            name: text("process.rlimits", name)?,
+            soft: limit.soft(),
+            hard: limit.hard(),
+        });
+    }
+    Ok(steps)
+}
+
+fn resource(limit: PosixRlimitType) -> (u32, &'static str) {
+    match limit {
+        PosixRlimitType::RlimitCpu => (libc::RLIMIT_CPU, "RLIMIT_CPU"),
+        PosixRlimitType::RlimitFsize => (libc::RLIMIT_FSIZE, "RLIMIT_FSIZE"),
+        PosixRlimitType::RlimitData => (libc::RLIMIT_DATA, "RLIMIT_DATA"),
+        PosixRlimitType::RlimitStack => (libc::RLIMIT_STACK, "RLIMIT_STACK"),
+        PosixRlimitType::RlimitCore => (libc::RLIMIT_CORE, "RLIMIT_CORE"),
+        PosixRlimitType::RlimitRss => (libc::RLIMIT_RSS, "RLIMIT_RSS"),
+        PosixRlimitType::RlimitNproc => (libc::RLIMIT_NPROC, "RLIMIT_NPROC"),
+        PosixRlimitType::RlimitNofile => (libc::RLIMIT_NOFILE, "RLIMIT_NOFILE"),
+        PosixRlimitType::RlimitMemlock => (libc::RLIMIT_MEMLOCK, "RLIMIT_MEMLOCK"),
+        PosixRlimitType::RlimitAs => (libc::RLIMIT_AS, "RLIMIT_AS"),
+        PosixRlimitType::RlimitLocks => (libc::RLIMIT_LOCKS, "RLIMIT_LOCKS"),
+        PosixRlimitType::RlimitSigpending => (libc::RLIMIT_SIGPENDING, "RLIMIT_SIGPENDING"),
+        PosixRlimitType::RlimitMsgqueue => (libc::RLIMIT_MSGQUEUE, "RLIMIT_MSGQUEUE"),
+        PosixRlimitType::RlimitNice => (libc::RLIMIT_NICE, "RLIMIT_NICE"),
+        PosixRlimitType::RlimitRtprio => (libc::RLIMIT_RTPRIO, "RLIMIT_RTPRIO"),
+        PosixRlimitType::RlimitRttime => (libc::RLIMIT_RTTIME, "RLIMIT_RTTIME"),
+    }
+}
+
+/// The last steps before the program. Their order is what the kernel demands:
+///
+/// - the bounding set can be changed only with CAP_SETPCAP, so before anything is dropped;
+/// - the user changes before the other sets do, with permitted capabilities kept across;
+/// - a filter needs either no_new_privs (then it comes last and sees nothing of ours but execve), or
+///   CAP_SYS_ADMIN (then it comes before the drop, and must let our last calls pass).
+pub(super) fn rights(
+    user: &User,
+    capabilities: CapabilityBits,
+    no_new_privileges: bool,
+    filter: Option<Step>,
+    gate: bool,
+) -> Vec<Step> {
+    let (early, late) = if no_new_privileges { (None, filter) } else { (filter, None) };
+    let mut steps = Vec::new();
+    steps.extend(early);
+    steps.push(Step::Bound { keep: capabilities.bounding });
+    steps.push(Step::Identity {
+        uid: user.uid(),
+        gid: user.gid(),
+        groups: user.additional_gids().clone().unwrap_or_default(),
+    });
+    steps.push(Step::Capabilities(capabilities));
+    steps.push(Step::Umask { mask: user.umask().unwrap_or(0o022) & 0o777 });
+    if gate {
+        steps.push(Step::Gate);
+    }
+    if no_new_privileges {
+        steps.push(Step::NoNewPrivileges);
+    }
+    steps.extend(late);
+    steps
+}
+
+/// The filter of a profile.
+pub(super) fn filter(profile: Option<&LinuxSeccomp>) -> Result<Option<Step>, Refusal> {
+    let Some(profile) = profile else { return Ok(None) };
+    match seccomp::compile(profile) {
+        Ok(filter) => Ok(Some(Step::Seccomp { flags: filter.flags, program: Hex(filter.program) })),
+        Err(error) => refuse("linux.seccomp", error.to_string()),
+    }
+}
+
+/// The program and everything that it may be called with.
+pub(super) fn program(
+    field: &str,
+    argv: &[String],
+    env: &[String],
+    home: Option<&str>,
+) -> Result<Program, Refusal> {
+    let Some(name) = argv.first().filter(|name| !name.is_empty()) else {
+        return refuse(field, "names no program");
+    };
+    let candidates = if name.contains('/') {
+        vec![text(field, name)?]
+    } else {
+        let path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH="));
+        path.unwrap_or(DEFAULT_PATH)
+            .split(':')
+            .map(|directory| {
+                let directory = if directory.is_empty() { "." } else { directory.trim_end_matches('/') };
+                text(field, &format!("{directory}/{name}"))
+            })
+            .collect::<Result<_, _>>()?
+    };
+    let mut variables = env.iter().map(|one| text("process.env", one)).collect::<Result<Vec<Text>, _>>()?;
+    if let Some(home) = home.filter(|_| !env.iter().any(|variable| variable.starts_with("HOME="))) {
+        variables.push(text("process.env", &format!("HOME={home}"))?);
+    }
+    Ok(Program {
+        name: name.clone(),
+        candidates,
+        argv: argv.iter().map(|one| text(field, one)).collect::<Result<_, _>>()?,
+        env: variables,
+    })
+}
+
+/// The five sets as bits; none of the section means no capability at all. What this kernel does not know is
+/// left out.
+pub(crate) fn capability_bits(sets: Option<&LinuxCapabilities>, last: u32) -> CapabilityBits {
+    let bits = |set: Option<&Option<HashSet<Capability>>>| -> u64 {
+        set.into_iter()
+            .flatten()
+            .flatten()
+            .map(|one| capability_bit(*one))
+            .filter(|bit| *bit <= last)
+            .fold(0, |all, bit| all | 1 << bit)
+    };
+    CapabilityBits {
+        bounding: bits(sets.map(LinuxCapabilities::bounding)),
+        effective: bits(sets.map(LinuxCapabilities::effective)),
+        permitted: bits(sets.map(LinuxCapabilities::permitted)),
+        inheritable: bits(sets.map(LinuxCapabilities::inheritable)),
+        ambient: bits(sets.map(LinuxCapabilities::ambient)),
+    }
+}
+
+/// The kernel's number of a capability.
+pub(crate) fn capability_bit(capability: Capability) -> u32 {
+    match capability {
+        Capability::Chown => 0,
+        Capability::DacOverride => 1,
+        Capability::DacReadSearch => 2,
+        Capability::Fowner => 3,
+        Capability::Fsetid => 4,
+        Capability::Kill => 5,
+        Capability::Setgid => 6,
+        Capability::Setuid => 7,
+        Capability::Setpcap => 8,
+        Capability::LinuxImmutable => 9,
+        Capability::NetBindService => 10,
+        Capability::NetBroadcast => 11,
+        Capability::NetAdmin => 12,
+        Capability::NetRaw => 13,
+        Capability::IpcLock => 14,
+        Capability::IpcOwner => 15,
+        Capability::SysModule => 16,
+        Capability::SysRawio => 17,
+        Capability::SysChroot => 18,
+        Capability::SysPtrace => 19,
+        Capability::SysPacct => 20,
+        Capability::SysAdmin => 21,
+        Capability::SysBoot => 22,
+        Capability::SysNice => 23,
+        Capability::SysResource => 24,
+        Capability::SysTime => 25,
+        Capability::SysTtyConfig => 26,
+        Capability::Mknod => 27,
+        Capability::Lease => 28,
+        Capability::AuditWrite => 29,
+        Capability::AuditControl => 30,
+        Capability::Setfcap => 31,
+        Capability::MacOverride => 32,
+        Capability::MacAdmin => 33,
+        Capability::Syslog => 34,
+        Capability::WakeAlarm => 35,
+        Capability::BlockSuspend => 36,
+        Capability::AuditRead => 37,
+        Capability::Perfmon => 38,
+        Capability::Bpf => 39,
+        Capability::CheckpointRestore => 40,
+    }
+}

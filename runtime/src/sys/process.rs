@@ -1,0 +1,331 @@
+//! Making processes and changing into other ones: clone3, execve, signals, seccomp.
+
+use std::ffi::{CStr, CString, c_char};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use super::mount::{check, last_errno};
+
+/// The two sides of a clone.
+#[derive(Debug)]
+pub(crate) enum Cloned {
+    /// In the new process.
+    Child,
+    /// In the old one: the new one's number, and a handle that stays its own even when the number is reused.
+    Parent(Pid, OwnedFd),
+}
+
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Clones this process like fork, into new namespaces (`flags`: `CLONE_NEW*`) and, if given, directly into a
+/// cgroup of the v2 hierarchy.
+///
+/// Must be called from a process with one thread. (In one with several, the child could wait for ever for a
+/// lock that a thread held which it does not have.)
+pub(crate) fn clone_into(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
+    let mut pidfd: i32 = -1;
+    let mut args = CloneArgs {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(u64::MAX);
+    }
+    // SAFETY: no CLONE_VM, so the child has its own copy of all memory, stack included, like after fork; the
+    // structure has the kernel's layout and outlives the call, and so does the place for the pidfd.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    cloned(pid, &pidfd)
+}
+
+/// The same without clone3, for places where a filter hides it: clone(2) cannot choose a cgroup.
+pub(crate) fn clone_plainly(flags: u64) -> Result<Cloned, Errno> {
+    let mut pidfd: i32 = -1;
+    let flags = flags | libc::CLONE_PIDFD as u64 | libc::SIGCHLD as u64;
+    // SAFETY: as above; a stack of null means the parent's (copied), and the third argument is where the
+    // kernel writes the pidfd on every architecture that we build for.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0_u64, &raw mut pidfd, 0_u64, 0_u64) };
+    cloned(pid, &pidfd)
+}
+
+fn cloned(pid: libc::c_long, pidfd: &i32) -> Result<Cloned, Errno> {
+    match pid {
+        0 => Ok(Cloned::Child),
+        1.. => {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::RANGE)?;
+            // SAFETY: the kernel has just put a new descriptor there that nobody else knows of.
+            Ok(Cloned::Parent(pid, unsafe { OwnedFd::from_raw_fd(*pidfd) }))
+        }
+        _ => Err(last_errno()),
+    }
+}
+
+/// Tries whether a clone with these flags works; the child does nothing. Also for processes with threads.
+pub(crate) fn can_clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    match clone_into(flags, cgroup)? {
+        // SAFETY: _exit only, which needs no lock and runs nothing of ours.
+        Cloned::Child => unsafe { libc::_exit(0) },
+        Cloned::Parent(_, pidfd) => {
+            rustix::process::waitid(
+                rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd)),
+                rustix::process::WaitIdOptions::EXITED,
+            )?;
+            Ok(())
+        }
+    }
+}
+
+/// Ends this process at once, without running destructors or exit handlers that belong to the parent's life.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// A null-terminated array of strings for execve.
+#[derive(Debug)]
+pub(crate) struct Strings {
+    // Owns what the pointers point to; a CString's bytes do not move with it.
+    _strings: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl Strings {
+    pub(crate) fn new(strings: Vec<CString>) -> Self {
+        let pointers = strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect();
+        Self { _strings: strings, pointers }
+    }
+}
+
+/// Becomes another program; returns only if that fails.
+pub(crate) fn execve(path: &CStr, argv: &Strings, envp: &Strings) -> Errno {
+    // SAFETY: all three are NUL-terminated strings or null-terminated arrays of such, alive during the call.
+    unsafe { libc::execve(path.as_ptr(), argv.pointers.as_ptr(), envp.pointers.as_ptr()) };
+    last_errno()
+}
+
+/// Sets every signal to its default action and unblocks all: what a program expects to start with. (Rust's
+/// runtime ignores SIGPIPE and a keeper blocks what it reads from a signalfd; both would be inherited.)
+pub(crate) fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: setting a default action runs no code of ours later. SIGKILL, SIGSTOP and the numbers that
+        // libc keeps to itself are refused with an error, which is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: an empty set is built before it is read.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
+}
+
+/// Blocks the signals and returns a descriptor to read them from.
+pub(crate) fn signal_fd(signals: &[i32]) -> Result<OwnedFd, Errno> {
+    // SAFETY: the set is built before it is read; the new descriptor is nobody else's.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) < 0 {
+            return Err(last_errno());
+        }
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 { Err(last_errno()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// Sends a signal by number; real-time signals have no place in the libraries' enumerations.
+pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    // SAFETY: no pointers that are read: the third is null, which means "as kill would".
+    check(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, ptr::null::<u8>(), 0_u32)
+    })
+}
+
+/// Closes every descriptor from `first` on.
+///
+/// Must not be called when such descriptors are still owned by values that will close them again.
+pub(crate) fn close_from(first: u32) -> Result<(), Errno> {
+    // SAFETY: close_range reads no memory. That no owner is left is the caller's part.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0_u32) })
+}
+
+/// Marks every descriptor from `first` on to be closed by execve.
+pub(crate) fn close_from_on_exec(first: u32) -> Result<(), Errno> {
+    // SAFETY: close_range reads no memory, and this only sets a flag.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+}
+
+/// Moves into new namespaces (`CLONE_NEW*`).
+///
+/// Must be called from a process with one thread, or one whose other threads do not care.
+pub(crate) fn unshare(flags: i32) -> Result<(), Errno> {
+    // SAFETY: unshare reads no memory; without CLONE_FILES it does not touch anybody's descriptors.
+    check(unsafe { libc::unshare(flags) }.into())
+}
+
+/// Installs a filter on this thread. `program` is an array of `struct sock_filter`.
+pub(crate) fn set_filter(flags: u32, program: &[u8]) -> Result<(), Errno> {
+    let length = u16::try_from(program.len() / 8).map_err(|_| Errno::TOOBIG)?;
+    let fprog = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: the kernel copies `length` instructions of eight bytes, which the slice has, from wherever they
+    // lie (it copies bytes, so alignment does not matter to it), and validates them.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const fprog) })
+}
+
+/// Whether the kernel knows a seccomp action.
+pub(crate) fn knows_action(action: u32) -> bool {
+    // SAFETY: reads four bytes that are there.
+    unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0_u32, &raw const action) == 0 }
+}
+
+/// Leaves the session keyring for a new, empty one, so that the process cannot use (or find) the keys of
+/// whoever started it.
+pub(crate) fn new_session_keyring() -> Result<(), Errno> {
+    const KEYCTL_JOIN_SESSION_KEYRING: u32 = 1;
+    // SAFETY: a null name asks for an anonymous keyring; nothing is read.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<c_char>()) })
+}
+
+/// Makes these descriptors the only ones: the first three standard input, output and error, the others from 3
+/// on, closed on execve. Where one is missing, its number is closed.
+///
+/// Only for a process that ends in execve or [`exit_now`]: values that own other descriptors must never be
+/// dropped after this.
+pub(crate) fn keep_only(
+    standard: [BorrowedFd<'_>; 3],
+    others: &[Option<BorrowedFd<'_>>],
+) -> Result<(), Errno> {
+    /// Above everything that a keeper has open, below every usual limit.
+    const ASIDE: i32 = 512;
+    let first = ASIDE;
+    // First all out of the way, as any of them may sit on a number that another one is to get.
+    let mut count = 0;
+    for fd in standard.iter().map(|fd| Some(*fd)).chain(others.iter().copied()) {
+        let target = first + count;
+        count += 1;
+        match fd {
+            // SAFETY: dup3 reads no memory; what it closes, if anything, is in the range that is closed below.
+            Some(fd) => check(unsafe { libc::dup3(fd.as_raw_fd(), target, libc::O_CLOEXEC) }.into())?,
+            None => {}
+        }
+    }
+    for number in 0..count {
+        let flags = if number < 3 { 0 } else { libc::O_CLOEXEC };
+        // SAFETY: as above. A missing one fails with EBADF, and its number is closed.
+        if unsafe { libc::dup3(first + number, number, flags) } < 0 {
+            unsafe { libc::close(number) };
+        }
+    }
+    close_from(u32::try_from(count).unwrap_or(3))
+}
+
+/// The descriptor of a number that [`keep_only`] has filled. To be called once for each.
+pub(crate) fn kept(number: i32) -> OwnedFd {
+    // SAFETY: keep_only put it there and nobody else owns it; the caller takes each once.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Makes `fd` standard input, output or error.
+pub(crate) fn become_standard(fd: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+    debug_assert!((0..3).contains(&number));
+    // SAFETY: dup2 reads no memory; numbers 0 to 2 are owned by nobody.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())
+}
+
+/// Sets a resource limit.
+pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the structure lives during the call; the last pointer is null, so nothing is written.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, ptr::null::<u8>()) })
+}
+
+/// The hard limit of a resource.
+pub(crate) fn hard_limit(resource: u32) -> Result<u64, Errno> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one structure of this layout to a place that is one.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, ptr::null::<u8>(), &raw mut limit) })?;
+    Ok(limit.rlim_max)
+}
+
+/// Whether the working directory lies below the root. One that came in through a leaked descriptor does not.
+pub(crate) fn working_directory_is_inside() -> Result<bool, Errno> {
+    let mut buffer = [0_u8; 4096];
+    // SAFETY: the kernel writes at most the given length.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
+    check(length)?;
+    Ok(buffer[0] == b'/')
+}
+
+/// Brings the loopback interface of this network namespace up.
+pub(crate) fn loopback_up() -> Result<(), Errno> {
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        flags: libc::c_short,
+        rest: [u8; 22],
+    }
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let mut request = Request { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
+    request.name[..2].copy_from_slice(b"lo");
+    #[expect(clippy::cast_possible_truncation, reason = "the field has 16 bits, and so do these flags")]
+    {
+        request.flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    }
+    // SAFETY: the structure is as large as the kernel's ifreq (40 bytes) and lives during the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request) }.into())
+}
+
+/// The life of process 1 of a shared pid namespace: reaps what nobody else does, until it is killed.
+pub(crate) fn reap_for_ever() -> ! {
+    // SAFETY: the set is built before it is used; waitpid and sigwait write to places that exist or are null.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, ptr::null_mut());
+        let mut child: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut child);
+        libc::sigaddset(&raw mut child, libc::SIGCHLD);
+        loop {
+            while libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) > 0 {}
+            let mut signal = 0;
+            libc::sigwait(&raw const child, &raw mut signal);
+        }
+    }
+}
+
+/// Standard input, output or error.
+pub(crate) fn standard(number: i32) -> BorrowedFd<'static> {
+    debug_assert!((0..3).contains(&number));
+    // SAFETY: these three are open for the whole life of a keeper and of its children: they are replaced, never
+    // closed.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
