@@ -1,6 +1,6 @@
 //! What all controllers share: the client and one cache per resource.
 
-use client::{Client, Informers, TaskGroup};
+use client::{Client, EventRecorder, Informers, TaskGroup, events};
 
 /// What a controller is given when it starts.
 #[derive(Debug, Clone)]
@@ -10,14 +10,19 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(client: Client, group: &TaskGroup) -> Self {
+    /// With caches of its own, whose watches run in the group.
+    pub(crate) fn new(client: Client, group: &mut TaskGroup) -> Self {
         let informers = Informers::new(client.clone(), group.stop().clone());
+        let running = informers.clone();
+        group.spawn_infallible("informers", async move { running.run().await });
         Self { client, informers }
     }
 
-    /// Starts the watches behind the caches.
-    pub(crate) fn start(&self, group: &mut TaskGroup) {
-        let informers = self.informers.clone();
-        group.spawn_infallible("informers", async move { informers.run().await });
+    /// A recorder of events in a controller's name.
+    pub(crate) fn recorder(&self, component: &'static str, group: &mut TaskGroup) -> EventRecorder {
+        let (recorder, writer) = events::events(self.client.clone(), component, None);
+        let stop = group.stop().clone();
+        group.spawn_infallible(component, async move { writer.run(stop).await });
+        recorder
     }
 }

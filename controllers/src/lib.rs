@@ -7,18 +7,23 @@
 //! later and later, and never given up.
 
 mod context;
+mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
 mod namespace;
 mod node_lifecycle;
+mod ownership;
 mod pod_gc;
+mod pod_state;
+mod replica_set;
 mod service_account;
 mod service_pods;
 
 use std::time::Duration;
 
-use client::{Client, TaskError, TaskGroup};
+use client::lease::{Leadership, LeaseOptions, lead};
+use client::{Client, Informers, TaskError, TaskGroup};
 use tokio_util::sync::CancellationToken;
 
 use context::Context;
@@ -26,17 +31,48 @@ use context::Context;
 /// How long the controllers may take to finish what they have in hand.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How the controllers run.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Write only while holding this lease; None for a single server. With a lease the caches belong to the
+    /// time of holding it: a server that waits for it holds none.
+    pub lease: Option<LeaseOptions>,
+    /// Caches that the process shares, and runs. Not used with a lease.
+    pub informers: Option<Informers>,
+}
+
 /// Runs all controllers until told to stop.
-pub async fn run(client: Client, stop: CancellationToken) -> Result<(), TaskError> {
-    let mut group = TaskGroup::new(stop);
-    let context = Context::new(client, &group);
+pub async fn run(client: Client, options: Options, stop: CancellationToken) -> Result<(), TaskError> {
+    let Some(lease) = &options.lease else {
+        return hold_the_helm(client, options.informers, stop).await;
+    };
+    loop {
+        match lead(&client, lease, &stop, |held| hold_the_helm(client.clone(), None, held)).await {
+            Leadership::NeverLed => return Ok(()),
+            Leadership::Finished(outcome) => return outcome,
+            Leadership::Lost(outcome) => outcome?,
+        }
+    }
+}
+
+async fn hold_the_helm(
+    client: Client,
+    informers: Option<Informers>,
+    stop: CancellationToken,
+) -> Result<(), TaskError> {
+    let mut group = TaskGroup::new(stop.child_token());
+    let context = match informers {
+        Some(informers) => Context { client, informers },
+        None => Context::new(client, &mut group),
+    };
+    deployment::start(&context, &mut group);
     endpoint_slice::start(&context, &mut group);
     endpoints::start(&context, &mut group);
-    service_account::start(&context, &mut group);
-    pod_gc::start(&context, &mut group);
     garbage_collector::start(&context, &mut group);
     namespace::start(&context, &mut group);
     node_lifecycle::start(&context, &mut group);
-    context.start(&mut group);
+    pod_gc::start(&context, &mut group);
+    replica_set::start(&context, &mut group);
+    service_account::start(&context, &mut group);
     group.join(DRAIN).await
 }

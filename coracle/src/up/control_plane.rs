@@ -76,10 +76,16 @@ impl ControlPlane {
     /// Starts the scheduler and the controllers.
     pub(crate) fn start_controllers(&self, group: &mut TaskGroup) {
         let stop = group.stop().clone();
-        let scheduler = self.client("system:kube-scheduler", &[]);
-        group.spawn("scheduler", scheduler::run(scheduler, scheduler::Options::default(), stop.clone()));
         let controllers = self.client("system:kube-controller-manager", &[]);
-        group.spawn("controllers", controllers::run(controllers, stop));
+        // One cache per resource for both.
+        let informers = client::Informers::new(controllers.clone(), stop.clone());
+        let running = informers.clone();
+        group.spawn_infallible("informers", async move { running.run().await });
+        let scheduler = self.client("system:kube-scheduler", &[]);
+        let options = scheduler::Options { informers: Some(informers.clone()), ..scheduler::Options::default() };
+        group.spawn("scheduler", scheduler::run(scheduler, options, stop.clone()));
+        let options = controllers::Options { informers: Some(informers), ..controllers::Options::default() };
+        group.spawn("controllers", controllers::run(controllers, options, stop));
     }
 
     /// A client in this process that speaks as a part of the cluster.
