@@ -526,3 +526,69 @@ proptest::proptest! {
         prop_assert!(outcome.is_ok() || outcome.is_err());
     }
 }
+
+/// Bodies that `kubectl create` of 1.36 sent.
+#[test]
+fn bodies_of_kubectl() {
+    use base64::Engine as _;
+    let check = |body: &str, expected: Value| {
+        let body = base64::engine::general_purpose::STANDARD.decode(body).unwrap();
+        assert_eq!(to_json(&body, ("", "")), Ok(expected));
+    };
+    check(
+        "azhzAAoVCgdhcHBzL3YxEgpEZXBsb3ltZW50ErYBCh0KAmQxEgAaACIAKgAyADgAQgBaCQoDYXBwEgJkMRKGAQgDEg\
+         sKCQoDYXBwEgJkMRptChsKABIAGgAiACoAMgA4AEIAWgkKA2FwcBICZDESThIwCgVuZ2lueBIHbmdpbng6MSoAMgoK\
+         ABAAGFAiACoAQgBqAHIAgAEAiAEAkAEAogEAGgAyAEIASgBSAFgAYABoAIIBAIoBAJoBAMIBACICCgAoADgAGgwIAB\
+         AAGAAgACgAOAAaACIA",
+        json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "d1", "labels": {"app": "d1"}},
+            "spec": {
+                "replicas": 3,
+                "selector": {"matchLabels": {"app": "d1"}},
+                "strategy": {},
+                "template": {
+                    "metadata": {"labels": {"app": "d1"}},
+                    "spec": {"containers": [
+                        {"name": "nginx", "image": "nginx:1", "ports": [{"containerPort": 80}], "resources": {}},
+                    ]},
+                },
+            },
+            "status": {},
+        }),
+    );
+    check(
+        "azhzAAoMCgJ2MRIGU2VjcmV0EiQKEgoCczESABoAIgAqADIAOABCABIMCgJwdxIGc2VjcmV0GgAaACIA",
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s1"}, "data": {"pw": "c2VjcmV0"}}),
+    );
+    check(
+        "azhzAAoNCgJ2MRIHU2VydmljZRJqCh0KAm4xEgAaACIAKgAyADgAQgBaCQoDYXBwEgJuMRJFCiAKBzgwLWh0dHASA1\
+         RDUBhQIgoIARAAGgRodHRwKIDrARIJCgNhcHASAm4xGgAiCE5vZGVQb3J0OgBCAFIAWgBgAGgAGgIKABoAIgA=",
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "n1", "labels": {"app": "n1"}},
+            "spec": {
+                "ports": [
+                    {"name": "80-http", "nodePort": 30080, "port": 80, "protocol": "TCP", "targetPort": "http"},
+                ],
+                "selector": {"app": "n1"},
+                "type": "NodePort",
+            },
+            "status": {"loadBalancer": {}},
+        }),
+    );
+    check(
+        "azhzAAolChRzY2hlZHVsaW5nLms4cy5pby92MRINUHJpb3JpdHlDbGFzcxIyChIKAnAxEgAaACIAKgAyADgAQgAQ6A\
+         cYACIBZCoUUHJlZW1wdExvd2VyUHJpb3JpdHkaACIA",
+        json!({
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": "p1"},
+            "value": 1000,
+            "description": "d",
+            "preemptionPolicy": "PreemptLowerPriority",
+        }),
+    );
+}
