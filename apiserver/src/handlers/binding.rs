@@ -1,7 +1,6 @@
 //! POST to `pods/NAME/binding`: the scheduler's decision.
 
 use bytes::Bytes;
-use manifests::field::{ErrorList, FieldError, Path};
 use manifests::k8s_openapi::api::core::v1::{Binding, Pod, PodCondition, PodStatus};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use manifests::k8s_openapi::jiff::Timestamp;
@@ -28,7 +27,7 @@ impl ApiServer {
         if binding.metadata.name.as_deref().is_some_and(|own| own != name) {
             return Err(ApiError::bad_request("name in URL does not match name in Binding object").into());
         }
-        let errors = validate(&binding);
+        let errors = manifests::validate::pod_binding(&binding);
         if !errors.is_empty() {
             return Err(ApiError::invalid("Binding", "", name, &errors).into());
         }
@@ -44,19 +43,6 @@ impl ApiServer {
         let created = Status { status: Some("Success".to_owned()), code: Some(201), ..Status::default() };
         Ok(Reply::Status(Box::new(created)))
     }
-}
-
-fn validate(binding: &Binding) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let path = Path::new("target");
-    let kind = binding.target.kind.as_deref().unwrap_or_default();
-    if !kind.is_empty() && kind != "Node" {
-        errors.push(FieldError::not_supported(&path.child("kind"), kind, &["Node", "<empty>"]));
-    }
-    if binding.target.name.as_deref().unwrap_or_default().is_empty() {
-        errors.push(FieldError::required(&path.child("name"), ""));
-    }
-    errors
 }
 
 /// A binding with a uid or resourceVersion is meant for that very pod.

@@ -15,7 +15,6 @@
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, StatusCode};
-use manifests::field::{ErrorList, FieldError, Path};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions};
 use manifests::k8s_openapi::jiff::{SignedDuration, Timestamp};
 use manifests::status::{ApiError, success};
@@ -26,7 +25,7 @@ use crate::admission::namespace_lifecycle;
 use crate::error::Error;
 use crate::registry::{Env, Row};
 use crate::request::content;
-use crate::request::params::{ListParams, Params, check_dry_run};
+use crate::request::params::{ListParams, Params};
 use crate::server::ApiServer;
 use crate::watch_cache::{Listed, Query};
 use crate::write::metadata::next_generation;
@@ -51,15 +50,15 @@ impl DeleteParams {
     /// Reads the options in the body, or in the query when there is no body.
     pub(crate) fn parse(params: &Params, headers: &HeaderMap, body: &[u8]) -> Result<DeleteParams, ApiError> {
         if body.is_empty() {
-            let mut errors = ErrorList::new();
-            let found = DeleteParams {
-                grace: params.number("gracePeriodSeconds")?,
-                preconditions: None,
-                orphan: params.flag("orphanDependents")?,
-                propagation: params.get("propagationPolicy").map(str::to_owned),
-                dry_run: check_dry_run(params.all("dryRun").filter(|value| !value.is_empty()), &mut errors),
-            };
-            return found.check(errors);
+            let dry_run: Vec<String> =
+                params.all("dryRun").filter(|value| !value.is_empty()).map(str::to_owned).collect();
+            return DeleteParams::from_options(DeleteOptions {
+                grace_period_seconds: params.number("gracePeriodSeconds")?,
+                orphan_dependents: params.flag("orphanDependents")?,
+                propagation_policy: params.get("propagationPolicy").map(str::to_owned),
+                dry_run: (!dry_run.is_empty()).then_some(dry_run),
+                ..DeleteOptions::default()
+            });
         }
         let document = content::document(headers, body, ("v1", "DeleteOptions"))?;
         let validation = manifests::decode::FieldValidation::Ignore;
@@ -68,35 +67,19 @@ impl DeleteParams {
         DeleteParams::from_options(options)
     }
 
-    pub(crate) fn from_options(options: DeleteOptions) -> Result<DeleteParams, ApiError> {
-        let mut errors = ErrorList::new();
-        let dry_run = check_dry_run(options.dry_run.iter().flatten().map(String::as_str), &mut errors);
-        let found = DeleteParams {
+    pub(crate) fn from_options(mut options: DeleteOptions) -> Result<DeleteParams, ApiError> {
+        options.propagation_policy = options.propagation_policy.filter(|policy| !policy.is_empty());
+        let errors = manifests::validate::delete_options(&options);
+        if !errors.is_empty() {
+            return Err(ApiError::invalid("DeleteOptions", "meta.k8s.io", "", &errors));
+        }
+        Ok(DeleteParams {
             grace: options.grace_period_seconds,
             preconditions: options.preconditions,
             orphan: options.orphan_dependents,
-            propagation: options.propagation_policy.filter(|policy| !policy.is_empty()),
-            dry_run,
-        };
-        found.check(errors)
-    }
-
-    fn check(self, mut errors: ErrorList) -> Result<DeleteParams, ApiError> {
-        let path = Path::new("propagationPolicy");
-        if let Some(policy) = &self.propagation {
-            if self.orphan.is_some() {
-                let detail = "orphanDependents and deletionPropagation cannot be both set";
-                errors.push(FieldError::invalid(&path, policy, detail));
-            }
-            if !["Foreground", "Background", "Orphan"].contains(&policy.as_str()) {
-                let supported = ["Foreground", "Background", "Orphan", "nil"];
-                errors.push(FieldError::not_supported(&path, policy, &supported));
-            }
-        }
-        if errors.is_empty() {
-            return Ok(self);
-        }
-        Err(ApiError::invalid("DeleteOptions", "meta.k8s.io", "", &errors))
+            propagation: options.propagation_policy,
+            dry_run: options.dry_run.is_some_and(|values| !values.is_empty()),
+        })
     }
 }
 

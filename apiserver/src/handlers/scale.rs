@@ -1,7 +1,6 @@
 //! `deployments/NAME/scale` and `replicasets/NAME/scale`: the number of replicas, as an object of its own.
 
 use bytes::Bytes;
-use manifests::field::{FieldError, Path};
 use manifests::json::Document;
 use manifests::k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use manifests::k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
@@ -19,8 +18,8 @@ use crate::registry::{AnyObject, Part};
 use crate::request::content;
 use crate::request::params::{WriteParams, resource_version};
 use crate::server::ApiServer;
-use crate::write::Current;
 use crate::write::decode::check_type;
+use crate::write::{Current, metadata};
 
 impl ApiServer {
     pub(crate) async fn get_scale(&self, call: &Call) -> Result<Reply, Error> {
@@ -72,17 +71,16 @@ impl ApiServer {
                 let scale = current_scale(&**old, current).ok_or_else(ApiError::unknown_path)?;
                 let mut document = wanted(&scale)?;
                 check_type(&mut document.value, "autoscaling/v1", "Scale")?;
-                let (scale, _) =
+                let (mut scale, _) =
                     manifests::decode::decode_document::<Scale>(&document, write.field_validation)
                         .map_err(|error| ApiError::bad_request(error.for_kind("autoscaling/v1", "Scale")))?;
                 check_name(scale.metadata.name.as_deref(), name)?;
-                let replicas = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
-                if replicas < 0 {
-                    let path = Path::new("spec").child("replicas");
-                    let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
-                    let errors = [error].into_iter().collect();
+                metadata::match_namespace(&mut scale.metadata, true, &call.path.namespace)?;
+                let errors = manifests::validate::scale(&scale);
+                if !errors.is_empty() {
                     return Err(ApiError::invalid("Scale", "autoscaling", name, &errors).into());
                 }
+                let replicas = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
                 let mut new = old.boxed();
                 // The version of the Scale is the version of the object that it is a view of.
                 resource_version(scale.metadata.resource_version.as_deref().unwrap_or_default())?;

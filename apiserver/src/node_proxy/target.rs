@@ -5,9 +5,9 @@
 use std::net::IpAddr;
 
 use form_urlencoded::Serializer;
-use manifests::field::{ErrorList, FieldError, Path};
 use manifests::k8s_openapi::api::core::v1::{Node, Pod};
 use manifests::status::ApiError;
+use manifests::validate;
 
 use crate::request::params::Params;
 
@@ -141,18 +141,12 @@ fn container(pod: &Pod, params: &Params) -> Result<String, ApiError> {
 
 /// Whether the parameters of a log request make sense.
 fn check_log(params: &Params) -> Result<(), ApiError> {
-    let mut errors = ErrorList::new();
-    for (name, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
-        if let Some(number) = params.number(name)?.filter(|number| *number < least) {
-            let detail =
-                if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
-            errors.push(FieldError::invalid(&Path::new(name), number, detail));
-        }
-    }
-    if params.get("sinceSeconds").is_some() && params.get("sinceTime").is_some() {
-        let detail = "at most one of `sinceTime` or `sinceSeconds` may be specified";
-        errors.push(FieldError::forbidden(&Path::root(), detail));
-    }
+    let errors = validate::log_options(validate::LogOptions {
+        tail_lines: params.number("tailLines")?,
+        limit_bytes: params.number("limitBytes")?,
+        since_seconds: params.number("sinceSeconds")?,
+        since_time: params.get("sinceTime").is_some(),
+    });
     if errors.is_empty() {
         return Ok(());
     }

@@ -1,11 +1,10 @@
 //! ConfigMaps, Secrets, ServiceAccounts: what pods are configured with.
 
-use manifests::default;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::core::v1 as core;
+use manifests::{default, validate};
 
 use super::kind::{Kind, Part};
-use super::validate;
 use crate::fields::SelectableField;
 
 pub(super) struct ConfigMap;

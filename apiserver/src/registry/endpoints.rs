@@ -1,15 +1,14 @@
 //! Endpoints and EndpointSlices: where a service's requests go.
 
-use manifests::default;
 use manifests::encode::same;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::core::v1 as core;
 use manifests::k8s_openapi::api::discovery::v1 as discovery;
 use manifests::status::ApiError;
+use manifests::{default, validate};
 
 use super::env::Env;
 use super::kind::{Kind, Part};
-use super::validate;
 use crate::write::metadata::next_generation;
 
 pub(super) struct Endpoints;

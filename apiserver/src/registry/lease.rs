@@ -2,9 +2,9 @@
 
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::coordination::v1 as coordination;
+use manifests::validate;
 
 use super::kind::{Kind, Part};
-use super::validate;
 
 pub(super) struct Lease;
 

@@ -14,7 +14,6 @@ mod node;
 mod pod;
 mod priority_class;
 mod service;
-mod validate;
 mod view;
 mod workload;
 
@@ -63,8 +62,8 @@ impl Row {
     }
 
     /// Another look at the objects of a row.
-    fn viewed(&self, kind: &'static kinds::Kind, view: &'static View) -> Row {
-        Row { kind, hooks: self.hooks, cache: self.cache.clone(), view: Some(view) }
+    fn viewed(&self, kind: &'static kinds::Kind, hooks: &'static dyn Hooks, view: &'static View) -> Row {
+        Row { kind, hooks, cache: self.cache.clone(), view: Some(view) }
     }
 
     /// An encoded object as this row shows it.
@@ -146,7 +145,7 @@ impl Registry {
     pub(crate) fn built_in() -> Registry {
         let events = Row::new(&kinds::EVENT, Typed::<event::Event>::HOOKS);
         let rows = vec![
-            events.viewed(&kinds::EVENTS_EVENT, &view::EVENTS),
+            events.viewed(&kinds::EVENTS_EVENT, Typed::<event::StrictEvent>::HOOKS, &view::EVENTS),
             events,
             Row::new(&kinds::CONFIG_MAP, Typed::<config::ConfigMap>::HOOKS),
             Row::new(&kinds::ENDPOINTS, Typed::<endpoints::Endpoints>::HOOKS),

@@ -1,13 +1,12 @@
 //! Namespaces: kept until their contents are gone.
 
-use manifests::default;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::core::v1 as core;
 use manifests::status::ApiError;
+use manifests::{default, validate};
 
 use super::env::Env;
 use super::kind::{Kind, Part};
-use super::validate;
 use crate::fields::SelectableField;
 
 /// The finalizer of the controller that empties a namespace.

@@ -1,13 +1,12 @@
 //! Nodes.
 
-use manifests::default;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::core::v1 as core;
 use manifests::status::ApiError;
+use manifests::{default, validate};
 
 use super::env::Env;
 use super::kind::{Kind, Part};
-use super::validate;
 use crate::fields::SelectableField;
 
 pub(super) struct Node;
@@ -39,10 +38,7 @@ impl Kind for Node {
         validate::node(object)
     }
 
-    fn validate_update(new: &core::Node, old: &core::Node, part: Part) -> ErrorList {
-        match part {
-            Part::Status => validate::node_status_update(new, old),
-            _ => validate::node_update(new, old),
-        }
+    fn validate_update(new: &core::Node, old: &core::Node, _: Part) -> ErrorList {
+        validate::node_update(new, old)
     }
 }

@@ -1,13 +1,12 @@
 //! PriorityClasses.
 
-use manifests::default;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::scheduling::v1 as scheduling;
 use manifests::status::ApiError;
+use manifests::{default, validate};
 
 use super::env::Env;
 use super::kind::{Kind, Part};
-use super::validate;
 use crate::admission::priority;
 
 pub(super) struct PriorityClass;

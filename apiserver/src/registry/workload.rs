@@ -1,14 +1,13 @@
 //! ReplicaSets and Deployments.
 
-use manifests::default;
 use manifests::encode::same;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::apps::v1 as apps;
 use manifests::status::ApiError;
+use manifests::{default, validate};
 
 use super::env::Env;
 use super::kind::{Kind, Part};
-use super::validate;
 use crate::fields::SelectableField;
 use crate::write::metadata::next_generation;
 

@@ -8,6 +8,7 @@ use manifests::decode::FieldValidation;
 use manifests::field::{ErrorList, FieldError, Path};
 use manifests::selector::{FieldSelector, Selector};
 use manifests::status::ApiError;
+use manifests::validate;
 
 /// The query of a URL, decoded.
 #[derive(Debug, Clone, Default)]
@@ -188,30 +189,16 @@ pub(crate) struct WriteParams {
 impl WriteParams {
     /// `options` names the kind of options in errors: `CreateOptions`, `UpdateOptions` or `PatchOptions`.
     pub(crate) fn parse(params: &Params, options: &str) -> Result<WriteParams, ApiError> {
-        let mut errors = ErrorList::new();
-        let dry_run = check_dry_run(params.all("dryRun").filter(|value| !value.is_empty()), &mut errors);
-        let text = params.get("fieldValidation").unwrap_or_default();
-        let field_validation = FieldValidation::parse(text).unwrap_or_else(|| {
-            let path = Path::new("fieldValidation");
-            errors.push(FieldError::not_supported(&path, text, &["", "Ignore", "Strict", "Warn"]));
-            FieldValidation::default()
-        });
+        let dry_run: Vec<&str> = params.all("dryRun").filter(|value| !value.is_empty()).collect();
+        let validation = params.get("fieldValidation").unwrap_or_default();
+        let mut errors = validate::dry_run(dry_run.iter().copied());
+        errors.extend(validate::field_validation(validation));
+        errors.extend(validate::field_manager(params.get("fieldManager").unwrap_or_default()));
+        let (dry_run, field_validation) =
+            (!dry_run.is_empty(), FieldValidation::parse(validation).unwrap_or_default());
         if errors.is_empty() {
             return Ok(WriteParams { dry_run, field_validation });
         }
         Err(ApiError::invalid(options, "meta.k8s.io", "", &errors))
     }
-}
-
-/// Whether a request is only tried out.
-pub(crate) fn check_dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut ErrorList) -> bool {
-    let mut dry_run = false;
-    for value in values {
-        if value == "All" {
-            dry_run = true;
-        } else {
-            errors.push(FieldError::not_supported(&Path::new("dryRun"), [value], &["All"]));
-        }
-    }
-    dry_run
 }

@@ -69,7 +69,7 @@ pub(crate) fn before_create(meta: &mut ObjectMeta, has_generation: bool, now: Ti
 
 /// Before an object is changed: what clients cannot change is put back.
 pub(crate) fn before_update(meta: &mut ObjectMeta, old: &ObjectMeta) {
-    meta.resource_version = None;
+    meta.resource_version.clone_from(&old.resource_version);
     meta.managed_fields = None;
     meta.self_link = None;
     meta.generation = old.generation;

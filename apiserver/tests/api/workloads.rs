@@ -90,12 +90,16 @@ async fn one_event_in_two_groups() {
     });
     let created = cluster.post(new, event).await.expect(201);
     assert_eq!((&created["note"], &created["apiVersion"]), (&json!("there"), &json!("events.k8s.io/v1")));
-    let patched = cluster.patch(&format!("{new}/e2"), "merge", json!({"note": "here"})).await.expect(200);
-    assert_eq!(patched["note"], "here");
+    let message =
+        cluster.patch(&format!("{new}/e2"), "merge", json!({"note": "here"})).await.refused(422, "Invalid");
+    assert!(message.contains("field is immutable"), "{message}");
+    let patch = json!({"metadata": {"labels": {"a": "b"}}});
+    let patched = cluster.patch(&format!("{new}/e2"), "merge", patch).await.expect(200);
+    assert_eq!((&patched["note"], &patched["metadata"]["labels"]["a"]), (&json!("there"), &json!("b")));
     let found = cluster.get(&format!("{old}/e2")).await.expect(200);
     assert_eq!(
         (&found["message"], &found["reportingComponent"]),
-        (&json!("here"), &json!("example.com/scheduler"))
+        (&json!("there"), &json!("example.com/scheduler"))
     );
 
     for (path, selector, expected) in [

@@ -190,3 +190,39 @@ async fn create_on_update_where_upstream_allows_it() {
     cluster.put(&format!("{leases}/l"), next.clone()).await.expect(200);
     cluster.put(&format!("{leases}/l"), next).await.refused(409, "Conflict");
 }
+
+#[tokio::test]
+async fn what_is_wrong_is_said_field_by_field() {
+    let cluster = Cluster::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let bad = json!({
+        "metadata": {"name": "Bad_Name", "labels": {"a b": "c"}},
+        "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "-1"}}}], "restartPolicy": "Maybe"},
+    });
+    let answer = cluster.post(pods, bad).await;
+    let causes = answer.body["details"]["causes"].as_array().unwrap().clone();
+    let fields: Vec<_> = causes.iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+    for expected in [
+        "metadata.name",
+        "metadata.labels",
+        "spec.containers[0].image",
+        "spec.containers[0].resources.limits[cpu]",
+        "spec.restartPolicy",
+    ] {
+        assert!(fields.contains(&expected), "{expected} is not in {fields:?}");
+    }
+    let message = answer.refused(422, "Invalid");
+    assert!(
+        message.starts_with("Pod \"Bad_Name\" is invalid: [metadata.name: Invalid value: \"Bad_Name\""),
+        "{message}"
+    );
+
+    let class = "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical";
+    cluster.patch(class, "merge", json!({"value": 5})).await.refused(422, "Invalid");
+    let mut secret = json!({"metadata": {"name": "s"}, "immutable": true, "stringData": {"a": "b"}});
+    let created = cluster.post("/api/v1/namespaces/default/secrets", secret.clone()).await.expect(201);
+    assert_eq!((&created["data"]["a"], &created["type"]), (&json!("Yg=="), &json!("Opaque")));
+    assert!(created.get("stringData").is_none());
+    secret["stringData"]["a"] = "c".into();
+    cluster.put("/api/v1/namespaces/default/secrets/s", secret).await.refused(422, "Invalid");
+}

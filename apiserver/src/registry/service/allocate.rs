@@ -8,10 +8,10 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use manifests::field::{FieldError, Path};
-use manifests::k8s_openapi::api::core::v1::{Service, ServicePort};
+use manifests::k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use manifests::status::ApiError;
 
-use super::{NONE, has_health_check, has_node_ports, held, is_external_name, spec};
+use super::{NONE, has_health_check, has_node_ports, held, is_external_name, spec, type_of};
 use crate::random;
 use crate::registry::env::Env;
 
@@ -64,6 +64,7 @@ pub(super) fn keep(new: &mut Service, old: &Service) {
         }
         (false, _) => {}
     }
+    drop_unfit(new, &old);
     if has_health_check(&old) {
         if has_health_check(new) {
             new.health_check_node_port =
@@ -71,6 +72,28 @@ pub(super) fn keep(new: &mut Service, old: &Service) {
         } else if new.health_check_node_port == old.health_check_node_port {
             new.health_check_node_port = None;
         }
+    }
+}
+
+/// Fields that only mean something for the old type go with it, unless the update changes them.
+fn drop_unfit(new: &mut ServiceSpec, old: &ServiceSpec) {
+    let public = |spec: &ServiceSpec| {
+        has_node_ports(spec) || spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty())
+    };
+    if public(old) && !public(new) && new.external_traffic_policy == old.external_traffic_policy {
+        new.external_traffic_policy = None;
+    }
+    let balanced = |spec: &ServiceSpec| type_of(spec) == "LoadBalancer";
+    if balanced(old) && !balanced(new) {
+        if new.allocate_load_balancer_node_ports == old.allocate_load_balancer_node_ports {
+            new.allocate_load_balancer_node_ports = None;
+        }
+        if new.load_balancer_class == old.load_balancer_class {
+            new.load_balancer_class = None;
+        }
+    }
+    if is_external_name(new) && new.internal_traffic_policy == old.internal_traffic_policy {
+        new.internal_traffic_policy = None;
     }
 }
 
@@ -107,7 +130,7 @@ pub(super) fn fill(service: &mut Service, old: Option<&Service>, env: &Env<'_>) 
     if !has_node_ports(spec) {
         return Ok(());
     }
-    let give = spec.allocate_load_balancer_node_ports != Some(false) || super::type_of(spec) == "NodePort";
+    let give = spec.allocate_load_balancer_node_ports != Some(false) || type_of(spec) == "NodePort";
     let needs_health_check = has_health_check(spec);
     let range = &env.config.node_ports;
     let mut taken: Vec<i32> = Vec::new();

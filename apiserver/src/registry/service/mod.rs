@@ -7,15 +7,14 @@
 mod allocate;
 mod families;
 
-use manifests::default;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::core::v1 as core;
 use manifests::status::ApiError;
+use manifests::{default, validate};
 use store::{Compare, Op};
 
 use super::env::Env;
 use super::kind::{Claims, Kind, Part};
-use super::validate;
 use crate::fields::SelectableField;
 use crate::watch_cache::CLAIMS;
 
