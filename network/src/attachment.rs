@@ -12,6 +12,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use netlink_packet_route::link::InfoKind;
@@ -26,6 +27,9 @@ use crate::{netns, sysctl};
 
 /// The id of the service namespace's attachment; white space keeps it apart from every other id.
 pub(crate) const SERVICE: &str = "service namespace";
+
+/// How long the kernel may take to open a bridge port. Milliseconds, unless it is very busy.
+const OPENING: Duration = Duration::from_secs(5);
 
 /// One network namespace on the bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,9 +160,32 @@ pub(crate) fn attach_as(
                 },
             })?;
     }
+    let mut changes = RouteSocket::link_changes().map_err(Error::OpenNetlink)?;
     finish_host_side(&mut socket, &attachment)?;
     netns::run(target, || configure(config, &attachment))??;
+    wait_until_forwarding(&mut socket, &mut changes, &attachment)?;
     Ok(attachment)
+}
+
+/// The kernel opens a bridge port a moment after both halves are up, from a work queue. Until then packets are
+/// lost, and a lost first packet costs whoever sent it a second.
+fn wait_until_forwarding(
+    socket: &mut RouteSocket,
+    changes: &mut RouteSocket,
+    attachment: &Attachment,
+) -> Result<(), Error> {
+    let deadline = Instant::now() + OPENING;
+    loop {
+        match socket.link(&attachment.host_interface).map_err(Error::ListLinks)? {
+            Some(link) if link.forwarding => return Ok(()),
+            Some(_) => {}
+            None => return Err(Error::NotAttached { id: attachment.id.clone() }),
+        }
+        let patience = deadline.saturating_duration_since(Instant::now());
+        if patience.is_zero() || !changes.wait(patience).map_err(Error::ListLinks)? {
+            return Err(Error::PortClosed { interface: attachment.host_interface.clone() });
+        }
+    }
 }
 
 fn old_address(config: &Config, links: &[Link], id: &str) -> Option<Ipv4Addr> {
@@ -190,8 +217,7 @@ fn is_in(target: BorrowedFd<'_>, link: &Link, attachment: &Attachment) -> Result
 
 fn finish_host_side(socket: &mut RouteSocket, attachment: &Attachment) -> Result<(), Error> {
     let fail = |source| Error::SetLink { interface: attachment.host_interface.clone(), source };
-    let links = socket.links().map_err(Error::ListLinks)?;
-    let Some(link) = links.iter().find(|link| link.name == attachment.host_interface) else {
+    let Some(link) = socket.link(&attachment.host_interface).map_err(Error::ListLinks)? else {
         // The namespace died meanwhile and took the pair along.
         return Err(Error::NotAttached { id: attachment.id.clone() });
     };

@@ -99,6 +99,12 @@ pub enum Error {
         /// The interface.
         interface: String,
     },
+    /// The kernel keeps the port closed; the bridge may be down.
+    #[error("bridge port {interface} does not open")]
+    PortClosed {
+        /// The host side.
+        interface: String,
+    },
     /// The id does not fit into an interface's alias.
     #[error("attachment id {id:?} is empty, longer than 200 bytes, or has white space or control characters")]
     BadId {

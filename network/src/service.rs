@@ -49,5 +49,8 @@ fn parameters() -> Result<(), Error> {
     // so give them all, and reuse those that only wait for stray segments (told apart by their timestamps).
     sysctl::require("net/ipv4/ip_local_port_range", "1024 65535")?;
     sysctl::require("net/ipv4/tcp_tw_reuse", "1")?;
+    // When a listener closes beside another one on the same address and port (a successor's), connections that wait
+    // to be accepted go over to that one. Kernels before 5.14 reset them.
+    let _ = sysctl::set("net/ipv4/tcp_migrate_req", "1");
     Ok(())
 }

@@ -92,6 +92,9 @@ pub enum Error {
 /// How long an old proxy may go on carrying its connections beside its successor.
 const HANDOVER_DRAIN: Duration = Duration::from_secs(3600);
 
+/// How long a successor waits for the server's word before it relies on the last table.
+const HANDOVER_SYNC: Duration = Duration::from_secs(3);
+
 /// Listeners that could not be opened are tried again this often.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -128,6 +131,8 @@ struct Proxy {
     state: State,
     /// What is open. Lacks what could not be opened, so that the next comparison tries it again.
     applied: Table,
+    /// When to try what could not be opened again.
+    retry: Option<tokio::time::Instant>,
     written: watch::Sender<Arc<Table>>,
     news: mpsc::Receiver<News>,
     asked: mpsc::Receiver<Asked>,
@@ -184,6 +189,7 @@ impl Proxy {
         let mut proxy = Self {
             state: State::new(config.node_name.clone(), last),
             applied: Table::default(),
+            retry: None,
             config,
             services,
             data,
@@ -203,6 +209,8 @@ impl Proxy {
         proxy.apply().await;
         if let Some((mut control, pong)) = predecessor {
             tracing::info!(pid = pong.pid, version = pong.version, "taking over from another proxy");
+            // The table on disk may be a moment old: whoever the old one would have let in, we must too.
+            let _ = tokio::time::timeout(HANDOVER_SYNC, proxy.sync()).await;
             if let Err(error) = control.step_aside(HANDOVER_DRAIN).await {
                 tracing::warn!(%error, "the other proxy does not step aside");
             }
@@ -216,10 +224,29 @@ impl Proxy {
         Ok(proxy)
     }
 
+    /// Follows the server until it has told everything once.
+    async fn sync(&mut self) {
+        while !self.state.is_synced()
+            && let Some(news) = self.news.recv().await
+        {
+            self.hear(news).await;
+        }
+    }
+
+    async fn hear(&mut self, news: News) {
+        let mut changed = self.state.hear(news);
+        while let Ok(news) = self.news.try_recv() {
+            changed |= self.state.hear(news);
+        }
+        if changed {
+            self.apply().await;
+        }
+    }
+
     /// Follows the server and answers requests, until told to end.
     async fn follow(&mut self, stop: CancellationToken) {
-        let mut missing = false;
         loop {
+            let retry = self.retry;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.end(self.config.grace).await,
@@ -229,16 +256,8 @@ impl Proxy {
                         return self.end(drain).await;
                     }
                 }
-                Some(news) = self.news.recv() => {
-                    let mut changed = self.state.hear(news);
-                    while let Ok(news) = self.news.try_recv() {
-                        changed |= self.state.hear(news);
-                    }
-                    if changed {
-                        missing = self.apply().await;
-                    }
-                }
-                () = tokio::time::sleep(RETRY), if missing => missing = self.apply().await,
+                Some(news) = self.news.recv() => self.hear(news).await,
+                () = sleep_until(retry), if retry.is_some() => self.apply().await,
             }
         }
     }
@@ -272,8 +291,8 @@ impl Proxy {
         None
     }
 
-    /// Makes listeners and names what the state says; answers whether something could not be opened.
-    async fn apply(&mut self) -> bool {
+    /// Makes listeners and names what the state says; what could not be opened is tried again later.
+    async fn apply(&mut self) {
         let target = self.state.table(Instant::now());
         let changes: Vec<_> =
             table::diff(&self.applied, &target).into_iter().filter(|change| !self.is_dns(change)).collect();
@@ -318,7 +337,7 @@ impl Proxy {
             self.written.send_replace(Arc::new(target));
         }
         self.applied = applied;
-        missing
+        self.retry = missing.then(|| tokio::time::Instant::now() + RETRY);
     }
 
     /// The cluster's DNS address answers from the table itself, whatever service claims it.
@@ -346,6 +365,13 @@ impl Proxy {
         let _ = tokio::task::spawn_blocking(move || save(&path, &last)).await;
         self.dns_tasks.shutdown().await;
         self.data.drain(drain).await;
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

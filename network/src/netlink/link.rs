@@ -4,8 +4,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData,
-    InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, BridgePortState, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
+    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 
 use super::{NetlinkError, RouteSocket};
@@ -24,6 +25,8 @@ pub(crate) struct Link {
     /// Index of its other half, in whatever namespace that is.
     pub(crate) peer: Option<u32>,
     pub(crate) kind: Option<InfoKind>,
+    /// It is a port of a bridge that lets packets pass.
+    pub(crate) forwarding: bool,
 }
 
 impl From<LinkMessage> for Link {
@@ -42,10 +45,16 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Controller(index) => link.master = Some(index),
                 LinkAttribute::Link(index) => link.peer = Some(index),
                 LinkAttribute::LinkInfo(infos) => {
-                    link.kind = infos.into_iter().find_map(|info| match info {
-                        LinkInfo::Kind(kind) => Some(kind),
-                        _ => None,
-                    });
+                    for info in infos {
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = Some(kind),
+                            LinkInfo::PortData(InfoPortData::BridgePort(options)) => {
+                                link.forwarding =
+                                    options.contains(&InfoBridgePort::State(BridgePortState::Forwarding));
+                            }
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -75,6 +84,20 @@ impl RouteSocket {
                 _ => None,
             })
             .collect())
+    }
+
+    /// The link of that name, if there is one.
+    pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        let mut request = LinkMessage::default();
+        request.attributes = vec![LinkAttribute::IfName(name.into())];
+        match self.query(RouteNetlinkMessage::GetLink(request)) {
+            Ok(messages) => Ok(messages.into_iter().find_map(|message| match message {
+                RouteNetlinkMessage::NewLink(link) => Some(link.into()),
+                _ => None,
+            })),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn create_bridge(&mut self, name: &str, mac: [u8; 6], mtu: u32) -> Result<(), NetlinkError> {

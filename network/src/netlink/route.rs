@@ -1,6 +1,7 @@
 //! Addresses and routes, and the socket for everything of the route family.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
@@ -16,6 +17,7 @@ const NETLINK_ROUTE: isize = 0;
 const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
+const GROUP_LINK: u32 = 1;
 const TABLE_MAIN: u8 = 254;
 const TABLE_LOCAL: u8 = 255;
 
@@ -52,20 +54,30 @@ impl RouteSocket {
         self.0.request(encode(&message, 0))
     }
 
+    pub(super) fn query(
+        &mut self,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        self.0.query(encode(&message, 0))?.iter().map(decode).collect()
+    }
+
+    /// A socket that hears of every change of a link.
+    pub(crate) fn link_changes() -> Result<Self, NetlinkError> {
+        let mut socket = Self::open()?;
+        socket.0.subscribe(GROUP_LINK)?;
+        Ok(socket)
+    }
+
+    /// Waits for the next change; `false` when there was none within `patience`.
+    pub(crate) fn wait(&mut self, patience: Duration) -> Result<bool, NetlinkError> {
+        self.0.wait(patience)
+    }
+
     pub(super) fn dump(
         &mut self,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let answers = self.0.dump(encode(&message, 0))?;
-        answers
-            .into_iter()
-            .map(|answer| {
-                let mut header = NetlinkHeader::default();
-                header.message_type = answer.kind;
-                RouteNetlinkMessage::deserialize(&header, &answer.payload)
-                    .map_err(|error| NetlinkError::Decode(error.to_string()))
-            })
-            .collect()
+        self.0.dump(encode(&message, 0))?.iter().map(decode).collect()
     }
 
     /// The IPv4 addresses of one link.
@@ -174,6 +186,13 @@ fn route_message(destination: Ipv4Net, via: Via) -> RouteMessage {
         }
     }
     message
+}
+
+fn decode(answer: &Message) -> Result<RouteNetlinkMessage, NetlinkError> {
+    let mut header = NetlinkHeader::default();
+    header.message_type = answer.kind;
+    RouteNetlinkMessage::deserialize(&header, &answer.payload)
+        .map_err(|error| NetlinkError::Decode(error.to_string()))
 }
 
 fn encode(message: &RouteNetlinkMessage, flags: u16) -> Message {

@@ -4,8 +4,12 @@
 //! part). Nothing here waits for an event.
 
 use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use netlink_sys::SocketAddr;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::NetlinkError;
 
@@ -51,6 +55,46 @@ impl Socket {
         message.flags |= NLM_F_REQUEST | NLM_F_ACK;
         self.send(std::slice::from_ref(&message))?;
         self.receive(|_| Ok(())).map(drop)
+    }
+
+    /// Sends one request and answers what comes back before the verdict.
+    pub(crate) fn query(&mut self, mut message: Message) -> Result<Vec<Message>, NetlinkError> {
+        message.flags |= NLM_F_REQUEST | NLM_F_ACK;
+        self.send(std::slice::from_ref(&message))?;
+        let mut found = Vec::new();
+        self.receive(|message| {
+            found.push(message);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Makes the socket hear what the kernel tells everybody about a subject.
+    pub(crate) fn subscribe(&mut self, group: u32) -> Result<(), NetlinkError> {
+        self.socket.add_membership(group).map_err(NetlinkError::Socket)
+    }
+
+    /// Waits until the kernel tells something, and throws it away; `false` when it did not within `patience`. For
+    /// subscribed sockets.
+    pub(crate) fn wait(&mut self, patience: Duration) -> Result<bool, NetlinkError> {
+        let mut waiting = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+        match poll(&mut waiting, patience) {
+            Ok(0) => return Ok(false),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(NetlinkError::Socket(errno.into())),
+        }
+        let mut told = Vec::with_capacity(64);
+        loop {
+            told.clear();
+            match self.socket.recv(&mut told, libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                // Too much was told to be kept: who waits looks again anyway.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) => return Err(NetlinkError::Socket(error)),
+            }
+        }
     }
 
     /// Sends several messages as one unit (nf_tables transactions): the last one's verdict, or the first error.

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::ReadBuf;
+use socket2::SockRef;
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::UdpSocket;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -118,10 +119,8 @@ impl Entrance {
             let (length, address) = self.socket.recv_from(buffer).await?;
             return Ok((Client { address, local: None }, length));
         }
-        let Datagram { length, from, to } = self
-            .socket
-            .async_io(tokio::io::Interest::READABLE, || packet_info::receive(&self.socket, buffer))
-            .await?;
+        let Datagram { length, from, to } =
+            self.socket.async_io(Interest::READABLE, || packet_info::receive(&self.socket, buffer)).await?;
         Ok((Client { address: from, local: to }, length))
     }
 
@@ -129,7 +128,7 @@ impl Entrance {
         if let Some(flow) = self.flows().get(&client) {
             flow.activity.touch();
             // Full buffers and refusals lose the datagram, as UDP may; a refusal also ends the flow, in its task.
-            let _ = flow.socket.try_send(datagram);
+            let _ = SockRef::from(&*flow.socket).send(datagram);
             return;
         }
         let Ok(permit) = self.shared.flows.clone().try_acquire_owned() else {
@@ -147,8 +146,8 @@ impl Entrance {
             }
         };
         self.balancer().connected(client.address.ip(), backend, now);
-        // Nothing waits in a fresh socket, so this goes out at once.
-        if socket.try_send(datagram).is_err() {
+        // Past tokio, which has not heard yet that the fresh socket can be written to.
+        if SockRef::from(&*socket).send(datagram).is_err() {
             self.shared.metrics.connect_failures.add(1);
         }
         let end = CancellationToken::new();
@@ -180,6 +179,13 @@ impl Entrance {
         loop {
             let outcome = tokio::select! {
                 () = end.cancelled() => break,
+                // The endpoint refused (an ICMP message said so). That wakes no reader. The error itself may have
+                // gone to whoever sent last.
+                _ = socket.ready(Interest::ERROR) => {
+                    tracing::debug!(%backend, "UDP endpoint refuses");
+                    self.balancer().failed(backend, std::time::Instant::now());
+                    break;
+                }
                 outcome = tokio::time::timeout_at(activity.deadline(), self.answer_one(client, socket)) => outcome,
             };
             match outcome {
