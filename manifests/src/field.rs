@@ -13,46 +13,49 @@ use crate::go;
 
 /// The way from the root of an object to one of its fields: `spec.containers[0].name`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Path(String);
+pub struct Path(Option<String>);
 
 impl Path {
-    /// The object itself. Prints as upstream prints the missing path.
+    /// No path. Prints as `<nil>`, which upstream prints where its code has no path at hand.
     pub fn root() -> Path {
-        Path::default()
+        Path(None)
     }
 
-    /// A field of the object.
+    /// A field of the object; with an empty name the object as a whole, which prints as nothing.
     pub fn new(name: &str) -> Path {
-        Path(name.to_owned())
+        Path(Some(name.to_owned()))
     }
 
     /// A field of what this path points to.
     #[must_use]
     pub fn child(&self, name: &str) -> Path {
-        if self.0.is_empty() { Path::new(name) } else { Path(format!("{}.{name}", self.0)) }
+        match self.as_str() {
+            "" => Path::new(name),
+            parent => Path(Some(format!("{parent}.{name}"))),
+        }
     }
 
     /// An element of the list that this path points to.
     #[must_use]
     pub fn index(&self, index: usize) -> Path {
-        Path(format!("{}[{index}]", self.0))
+        Path(Some(format!("{}[{index}]", self.as_str())))
     }
 
     /// An entry of the map that this path points to.
     #[must_use]
     pub fn key(&self, key: &str) -> Path {
-        Path(format!("{}[{key}]", self.0))
+        Path(Some(format!("{}[{key}]", self.as_str())))
     }
 
     /// The path as text; empty for the root.
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_deref().unwrap_or_default()
     }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() { f.write_str("<nil>") } else { f.write_str(&self.0) }
+        f.write_str(self.0.as_deref().unwrap_or("<nil>"))
     }
 }
 
@@ -352,6 +355,7 @@ mod tests {
         assert_eq!(path.to_string(), "spec.containers[0].name");
         assert_eq!(Path::new("data").key("a.b").to_string(), "data[a.b]");
         assert_eq!(Path::root().to_string(), "<nil>");
+        assert_eq!(Path::new("").to_string(), "");
         assert_eq!(Path::root().child("spec").to_string(), "spec");
     }
 

@@ -29,7 +29,7 @@ pub fn config_map(map: &ConfigMap) -> ErrorList {
         size += value.0.len();
     }
     if size > MAX_SIZE {
-        errors.push(FieldError::too_long(&Path::root(), MAX_SIZE));
+        errors.push(FieldError::too_long(&Path::new(""), MAX_SIZE));
     }
     errors
 }
@@ -169,7 +169,7 @@ mod tests {
         check(
             config_map,
             namespaced(json!({"data": {"a": "x".repeat(MAX_SIZE + 1)}})),
-            &["<nil>: Too long: may not be more than 1048576 bytes"],
+            &[": Too long: may not be more than 1048576 bytes"],
         );
         check_update(
             config_map_update,

@@ -34,7 +34,7 @@ pub fn node(node: &Node) -> ErrorList {
     errors
 }
 
-/// An update of a node or of its status: an agent writes both.
+/// An update of a node.
 pub fn node_update(new: &Node, old: &Node) -> ErrorList {
     let mut errors = ErrorList::new();
     object_meta_update(&new.metadata, &old.metadata, &mut errors);
@@ -65,6 +65,11 @@ pub fn node_update(new: &Node, old: &Node) -> ErrorList {
         errors.push(FieldError::forbidden(&path.child("externalID"), "may not be updated"));
     }
     errors
+}
+
+/// An update through `nodes/status`: checked as a whole node is.
+pub fn node_status_update(new: &Node, old: &Node) -> ErrorList {
+    node_update(new, old)
 }
 
 fn resources(node: &Node, errors: &mut ErrorList) {

@@ -84,7 +84,7 @@ pub fn log_options(options: LogOptions) -> ErrorList {
     match options.since_seconds {
         Some(_) if options.since_time => {
             let detail = "at most one of `sinceTime` or `sinceSeconds` may be specified";
-            errors.push(FieldError::forbidden(&Path::root(), detail));
+            errors.push(FieldError::forbidden(&Path::new(""), detail));
         }
         Some(seconds) if seconds < 1 => {
             errors.push(FieldError::invalid(&Path::new("sinceSeconds"), seconds, "must be greater than 0"));
@@ -129,7 +129,7 @@ mod tests {
         );
         check(
             log_options(LogOptions { since_seconds: Some(1), since_time: true, ..LogOptions::default() }),
-            "<nil>: Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
+            ": Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
         );
     }
 }

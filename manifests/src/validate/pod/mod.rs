@@ -18,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub(super) use placement::taint_effect;
 pub(super) use probe::port as port_by_number_or_name;
-pub use update::{pod_status_update, pod_update};
+pub use update::{pod_ephemeral_containers_update, pod_status_update, pod_update};
 
 use super::{ip, meta, named, one_of, resource, text};
 use crate::field::{ErrorList, FieldError, Path};

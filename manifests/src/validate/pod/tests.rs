@@ -477,6 +477,31 @@ fn status_updates() {
 }
 
 #[test]
+fn ephemeral_containers() {
+    let with = |containers: Value| with(json!({ "ephemeralContainers": containers }));
+    let first = json!({"name": "first", "image": "a"});
+    let second = json!({"name": "second", "image": "a"});
+    check_update(pod_ephemeral_containers_update, with(json!([second, first])), with(json!([first])), &[]);
+    check_update(
+        pod_ephemeral_containers_update,
+        with(json!([{"name": "second", "image": "b"}])),
+        with(json!([first, second])),
+        &[
+            "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"first\" may not be removed\n",
+            "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"second\" may not be changed\n  ephemeralContainers[second].image: \"a\" -> \"b\"",
+        ],
+    );
+    let mut of_a_file = with(json!([]));
+    of_a_file["metadata"]["annotations"] = json!({ MIRROR: "x" });
+    check_update(
+        pod_ephemeral_containers_update,
+        of_a_file.clone(),
+        of_a_file,
+        &[": Forbidden: static pods do not support ephemeral containers"],
+    );
+}
+
+#[test]
 fn bindings() {
     let target = |target: Value| json!({"metadata": {"name": "a"}, "target": target});
     check(pod_binding, target(json!({"kind": "Node", "name": "n"})), &[]);

@@ -1,6 +1,7 @@
 //! What may change of a pod that exists, and of its status.
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec, PodStatus, Toleration};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::super::{immutable, ip, named, object_meta_update, text};
@@ -61,8 +62,39 @@ pub fn pod_update(new: &Pod, old: &Pod) -> ErrorList {
         while_gated(new_spec, old_spec, &mut masked, &path, &mut errors);
     }
     if !encode::same(&masked, old_spec) {
-        let differences = differences(&masked, old_spec);
+        let differences = differences("spec", &masked, old_spec);
         let detail = format!("pod updates may not change fields other than {UPDATABLE}\n{differences}");
+        errors.push(FieldError::forbidden(&path, detail));
+    }
+    errors
+}
+
+/// An update through `pods/ephemeralcontainers`: containers are added, and those that are there stay as they are.
+pub fn pod_ephemeral_containers_update(new: &Pod, old: &Pod) -> ErrorList {
+    let mut errors = ErrorList::new();
+    if old.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR)) {
+        let detail = "static pods do not support ephemeral containers";
+        errors.push(FieldError::forbidden(&Path::new(""), detail));
+        return errors;
+    }
+    object_meta_update(&new.metadata, &old.metadata, &mut errors);
+    metadata_and_spec(new, &mut errors);
+    annotations_update(new, old, &mut errors);
+    let containers =
+        |pod: &Pod| pod.spec.clone().and_then(|spec| spec.ephemeral_containers).unwrap_or_default();
+    let (new, old) = (containers(new), containers(old));
+    let path = Path::new("spec").child("ephemeralContainers");
+    for old in &old {
+        let name = go::quote(&old.name);
+        // Of several with the same name, which is refused elsewhere, the last counts.
+        let detail = match new.iter().rev().find(|new| new.name == old.name) {
+            None => format!("existing ephemeral containers {name} may not be removed\n"),
+            Some(new) if !encode::same(new, old) => {
+                let differences = differences(&format!("ephemeralContainers[{}]", old.name), new, old);
+                format!("existing ephemeral containers {name} may not be changed\n{differences}")
+            }
+            Some(_) => continue,
+        };
         errors.push(FieldError::forbidden(&path, detail));
     }
     errors
@@ -213,7 +245,7 @@ fn while_gated(new: &PodSpec, old: &PodSpec, masked: &mut PodSpec, path: &Path, 
 }
 
 /// Which fields differ, a line each: `  spec.hostname: "a" -> "b"`.
-fn differences(new: &PodSpec, old: &PodSpec) -> String {
+fn differences<T: Serialize>(name: &str, new: &T, old: &T) -> String {
     fn walk(new: &Value, old: &Value, path: &str, lines: &mut Vec<String>) {
         match (new, old) {
             _ if new == old || lines.len() > MAX_DIFFERENCES => {}
@@ -235,8 +267,8 @@ fn differences(new: &PodSpec, old: &PodSpec) -> String {
         }
     }
     let mut lines = Vec::new();
-    let encode = |spec: &PodSpec| encode::to_value(spec).unwrap_or_default();
-    walk(&encode(new), &encode(old), "spec", &mut lines);
+    let encode = |value: &T| encode::to_value(value).unwrap_or_default();
+    walk(&encode(new), &encode(old), name, &mut lines);
     if lines.len() > MAX_DIFFERENCES {
         lines.truncate(MAX_DIFFERENCES);
         lines.push("  …".to_owned());
