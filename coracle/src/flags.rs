@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Scale(commands::scale::ScaleArgs),
     /// Wait until objects meet a condition or are gone
     Wait(commands::wait::WaitArgs),
+    /// Work with the images of this machine
+    Image(commands::image::ImageArgs),
     /// Find out what this machine can do, and what is missing
     Check(commands::check::CheckArgs),
 }

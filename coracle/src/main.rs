@@ -75,6 +75,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Exec(args) => tool(commands::exec::run(args)),
         Command::Scale(args) => tool(commands::scale::run(args)),
         Command::Wait(args) => tool(commands::wait::run(args)),
+        Command::Image(args) => tool(commands::image::run(args)),
         Command::Check(args) => tool(commands::check::run(args)),
     }
 }

@@ -63,6 +63,7 @@ impl ControlPlane {
         let config = apiserver::Config {
             service_cidr,
             advertise: (reachable(address).ip(), address.port()),
+            agent_tls: Some(Arc::new(agents)),
             ..apiserver::Config::default()
         };
         let server = ApiServer::new(store, config);
