@@ -18,6 +18,7 @@ pub mod objects;
 pub mod pod;
 pub mod probe;
 pub mod resources;
+pub mod server;
 pub mod sources;
 pub mod spec;
 pub mod volume;

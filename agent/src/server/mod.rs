@@ -19,9 +19,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, TryStreamExt};
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::combinators::BoxBody;
+use futures_util::TryStreamExt;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
@@ -132,7 +132,7 @@ async fn connection(pods: Arc<dyn Pods>, acceptor: TlsAcceptor, stream: TcpStrea
     }
 }
 
-pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 async fn answer(pods: Arc<dyn Pods>, request: Request<Incoming>) -> Response<Body> {
     let route = match route::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or_default()) {
@@ -147,7 +147,7 @@ async fn answer(pods: Arc<dyn Pods>, request: Request<Incoming>) -> Response<Bod
             Ok(stream) => {
                 let body = StreamBody::new(stream.map_ok(Frame::data));
                 let response = Response::builder().header(header::CONTENT_TYPE, "text/plain");
-                response.body(BodyExt::boxed(SyncWrapper::new(body))).unwrap_or_else(|_| internal())
+                response.body(body.boxed_unsync()).unwrap_or_else(|_| internal())
             }
             Err(error) => not_there(&error),
         },
@@ -189,5 +189,5 @@ fn internal() -> Response<Body> {
 }
 
 pub(crate) fn full(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into()).map_err(|never| match never {}).boxed()
+    Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
 }

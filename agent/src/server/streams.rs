@@ -27,13 +27,24 @@ const MAX_MESSAGE: usize = 1 << 20;
 
 /// Answers 101 and runs the command when the connection has switched.
 pub(super) fn exec(container: RunningContainer, options: StreamOptions, request: Request<Incoming>) -> Response<Body> {
-    upgrade(request, async move |socket| {
-        let spec = ExecSpec { tty: options.tty, stdin: options.stdin, ..ExecSpec::new(options.command.clone()) };
-        let process = match container.sandbox.exec(&container.id, spec).await {
-            Ok(process) => process,
-            Err(error) => return refuse(socket, &client::ErrorChain(&error).to_string()).await,
+    upgrade(request, move |socket| async move {
+        let spec = ExecSpec {
+            argv: options.command.clone(),
+            env: None,
+            cwd: None,
+            user: None,
+            tty: options.tty,
+            window: None,
+            stdin: options.stdin,
+            privileged: false,
         };
-        let mut process = process;
+        let mut process = match container.sandbox.exec(&container.id, spec).await {
+            Ok(process) => process,
+            Err(error) => {
+                let message = client::ErrorChain(&error).to_string();
+                return refuse(socket, message).await;
+            }
+        };
         let (stdin, stdout, stderr) = (process.stdin.take(), process.stdout.take(), process.stderr.take());
         let (resizes, mut sizes) = mpsc::channel(4);
         let stdout = stdout.filter(|_| options.stdout);
@@ -57,10 +68,13 @@ pub(super) fn exec(container: RunningContainer, options: StreamOptions, request:
 
 /// The same with the container's own first process.
 pub(super) fn attach(container: RunningContainer, options: StreamOptions, request: Request<Incoming>) -> Response<Body> {
-    upgrade(request, async move |socket| {
+    upgrade(request, move |socket| async move {
         let mut attached = match container.sandbox.attach(&container.id).await {
             Ok(attached) => attached,
-            Err(error) => return refuse(socket, &client::ErrorChain(&error).to_string()).await,
+            Err(error) => {
+                let message = client::ErrorChain(&error).to_string();
+                return refuse(socket, message).await;
+            }
         };
         let stdin = attached.stdin.take().filter(|_| options.stdin);
         let stdout = attached.stdout.take().filter(|_| options.stdout);
@@ -87,10 +101,10 @@ pub(super) fn attach(container: RunningContainer, options: StreamOptions, reques
 type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// Switches to a WebSocket with one of our protocols; `talk` runs in a task of its own, for as long as the connection.
-fn upgrade<F>(request: Request<Incoming>, talk: F) -> Response<Body>
+fn upgrade<F, T>(request: Request<Incoming>, talk: F) -> Response<Body>
 where
-    F: AsyncFnOnce(Socket) + Send + 'static,
-    for<'a> F::CallOnceFuture: Send,
+    F: FnOnce(Socket) -> T + Send + 'static,
+    T: Future<Output = ()> + Send,
 {
     let head = |name: header::HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
     let is_websocket = head(header::UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
@@ -123,8 +137,8 @@ where
         .unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be built"))
 }
 
-async fn refuse(mut socket: Socket, message: &str) {
-    let status = channels::status(&Err(message.to_owned()));
+async fn refuse(mut socket: Socket, message: String) {
+    let status = channels::status(&Err(message));
     if socket.send(Message::Binary(status)).await.is_ok() {
         _ = socket.close(None).await;
     }
@@ -155,10 +169,8 @@ async fn converse(
     let send = send_all(sink, waiting);
     // `output` ends by itself; `input` would wait for the client, who waits for us.
     tokio::select! {
-        ((), ()) = async { tokio::join!(output, send) } => {}
-        () = async {
-            input.await;
-        } => {}
+        _ = futures_util::future::join(output, send) => {}
+        () = input => {}
     }
 }
 
