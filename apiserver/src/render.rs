@@ -8,6 +8,7 @@ use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE,
 use http::{HeaderValue, Response, StatusCode};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use manifests::k8s_openapi::jiff::Timestamp;
+use manifests::kinds::Kind;
 use manifests::status::ApiError;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -143,11 +144,8 @@ fn add_warning(response: &mut Response<Body>, text: &str) {
 }
 
 fn object_body(call: &Call, object: &Bytes) -> Bytes {
-    if call.path.subresource == "scale" {
-        // A kind of its own, without another look.
-        return object.clone();
-    }
-    let object = call.row.shown(object);
+    // A scale is of a kind of its own, whatever the row makes of its objects.
+    let object = if call.path.subresource == "scale" { object.clone() } else { call.row.shown(object) };
     match call.output.shape {
         Shape::Whole => object,
         Shape::Metadata => partial(&object),
@@ -228,7 +226,14 @@ impl Chunks {
 fn writer(call: &Call) -> TableWriter {
     let include =
         IncludeObject::parse(call.params.get("includeObject").unwrap_or_default()).unwrap_or_default();
-    TableWriter::new(call.row.kind, call.output.table_version(), include)
+    let kind = match call.row.kind.subresource(&call.path.subresource) {
+        // The scale of a deployment has the columns of a scale.
+        Some(below) if !below.version.is_empty() => {
+            Kind { group: below.group, version: below.version, kind: below.kind, ..*call.row.kind }
+        }
+        _ => *call.row.kind,
+    };
+    TableWriter::new(&kind, call.output.table_version(), include)
 }
 
 fn table(call: &Call, list: &ListReply) -> Body {

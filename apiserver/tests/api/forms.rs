@@ -52,6 +52,33 @@ async fn tables() {
 }
 
 #[tokio::test]
+async fn the_table_of_a_scale() {
+    let cluster = Cluster::start().await;
+    let deployment = json!({
+        "metadata": {"name": "web"},
+        "spec": {
+            "replicas": 3,
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "a", "image": "x"}]},
+            },
+        },
+    });
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    cluster.post(path, deployment).await.expect(201);
+    let table = json_as(&cluster, &format!("{path}/web/scale"), TABLE).await;
+    let columns: Vec<&str> = table["columnDefinitions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|column| column["name"].as_str())
+        .collect();
+    assert_eq!(columns, ["Name", "Desired", "Available", "Age"]);
+    assert_eq!(table["rows"][0]["cells"].as_array().unwrap()[..3], [json!("web"), json!(3), json!(0)]);
+}
+
+#[tokio::test]
 async fn metadata_only() {
     let cluster = Cluster::start().await;
     let object = cluster.post(MAPS, config_map("a", json!({"x": "y"}))).await.expect(201);
@@ -100,4 +127,33 @@ async fn large_answers_are_compressed() {
     let plain = cluster.send(Request::builder().uri(MAPS).body(Body::empty()).unwrap()).await;
     assert!(plain.headers().get("content-encoding").is_none());
     assert_eq!(plain.into_body().collect().await.unwrap().to_bytes().len().to_string().len(), 6);
+}
+
+#[tokio::test]
+async fn documents_are_kept_by_their_tags() {
+    let cluster = Cluster::start().await;
+    let index = json_as(&cluster, "/openapi/v3", "application/json").await;
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
+    for (path, cache) in
+        [(url, "public, immutable, max-age=31536000"), ("/openapi/v3/api/v1", "no-cache, public")]
+    {
+        let response = get_as(&cluster, path, "application/json").await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["cache-control"]),
+            (200, &cache.parse().unwrap())
+        );
+        let tag = response.headers()["etag"].clone();
+        let again = Request::builder().uri(path).header("if-none-match", &tag).body(Body::empty()).unwrap();
+        let again = cluster.send(again).await;
+        assert_eq!((again.status().as_u16(), &again.headers()["etag"]), (304, &tag));
+        assert!(again.into_body().collect().await.unwrap().to_bytes().is_empty());
+    }
+
+    let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let response = get_as(&cluster, "/openapi/v2", protobuf).await;
+    // As clients can parse it, which is not as they ask for it.
+    let named = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    assert_eq!(response.headers()["content-type"], named);
+    answer(get_as(&cluster, "/openapi/v3/api/v1", protobuf).await).await.refused(406, "NotAcceptable");
+    cluster.get("/openapi/v3/apis/none/v1").await.refused(404, "NotFound");
 }
