@@ -14,6 +14,7 @@ pub mod inotify;
 pub mod logs;
 pub mod machine;
 pub mod names;
+pub mod node;
 pub mod objects;
 pub mod pod;
 pub mod probe;
