@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::ACCEPT;
+use http::header::{ACCEPT, AUTHORIZATION};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use manifests::k8s_openapi::jiff::Timestamp;
@@ -130,6 +130,12 @@ impl ApiServer {
         let began = Instant::now();
         self.metrics.began();
         let (parts, body) = request.into_parts();
+        if identity.is_anonymous() && parts.headers.contains_key(AUTHORIZATION) {
+            // Tokens and passwords are not known here, and taking the bearer for nobody would only confuse.
+            let response = render::refusal(ApiError::unauthorized());
+            self.metrics.ended(Subject::default(), response.status().as_u16(), began.elapsed());
+            return response;
+        }
         let (subject, response) = match path::parse(parts.uri.path()) {
             Target::Resource(path) => self.resource(path, parts, body, identity).await,
             Target::Other => {

@@ -10,19 +10,25 @@
 //! | N | Exact, or none with a limit | | exactly N |
 //! | | | token | exactly what the first chunk showed |
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use manifests::status::ApiError;
 use serde::{Deserialize, Serialize};
+use store::{ListOptions, Revision, StoreError};
 
 use super::{Call, ListReply, Reply};
 use crate::error::Error;
+use crate::object::EventType;
+use crate::registry::Row;
 use crate::request::params::{ListParams, Match, resource_version};
 use crate::server::ApiServer;
-use crate::watch_cache::{Filter, Query};
+use crate::watch_cache::{Filter, Listed, Query, TooOld};
 
+/// So many objects are read from the store's history at a time.
+const HISTORY_CHUNK: usize = 500;
 /// How long a read waits for a revision that has not come.
 const CATCH_UP: Duration = Duration::from_secs(3);
 
@@ -50,7 +56,15 @@ impl ApiServer {
         let applied = self.caches.fresh.applied();
         let listed = match call.row.cache.list(&query, &filter, applied) {
             Ok(listed) => listed,
-            Err(too_old) => return Err(self.expired(at.unwrap_or(0), &too_old, token.is_some(), after)),
+            Err(TooOld { floor }) => match self.list_history(&call.row, &query, &filter).await {
+                Err(Error::Store(StoreError::Compacted { .. })) => {
+                    let requested = at.unwrap_or_default();
+                    return Err(
+                        after.map_or(Error::TooOld { requested, oldest: floor }, continue_inconsistently)
+                    );
+                }
+                listed => listed?,
+            },
         };
         let (continue_token, remaining) = match listed.objects.last() {
             Some(last) if listed.more => {
@@ -120,28 +134,53 @@ impl ApiServer {
             .map_err(|_| Error::TooNew { requested: revision, current: self.caches.fresh.applied() })
     }
 
-    fn expired(
-        &self,
-        requested: u64,
-        too_old: &crate::watch_cache::TooOld,
-        continued: bool,
-        after: Option<&str>,
-    ) -> Error {
-        if !continued {
-            return Error::too_old(requested, too_old);
+    /// A state that the cache no longer knows, from the store's history.
+    async fn list_history(&self, row: &Row, query: &Query<'_>, filter: &Filter) -> Result<Listed, Error> {
+        let storage = &row.cache.storage;
+        let revision = query.at.unwrap_or_default();
+        let mut listed = Listed { revision, ..Listed::default() };
+        let mut options = ListOptions {
+            revision: Some(Revision(revision)),
+            limit: HISTORY_CHUNK,
+            after: query.after.map(|after| storage.key(after)),
+        };
+        loop {
+            let chunk = self.caches.store.list(&storage.key(query.within), &options).await?;
+            let mut left = chunk.items.len() as u64 + chunk.remaining;
+            options.after = chunk.items.last().map(|item| item.key.clone());
+            for item in chunk.items {
+                let Some(key) = item.key.strip_prefix(&storage.prefix) else { continue };
+                let object = storage
+                    .read(key, EventType::Added, &item.value, item.mod_revision.0)
+                    .map_err(|source| Error::Stored { key: item.key.clone(), source })?;
+                if filter.matches(&object) {
+                    if query.limit > 0 && listed.objects.len() == query.limit {
+                        listed.more = true;
+                        listed.remaining = left;
+                        return Ok(listed);
+                    }
+                    listed.objects.push(Arc::new(object));
+                }
+                left -= 1;
+            }
+            if chunk.remaining == 0 || options.after.is_none() {
+                return Ok(listed);
+            }
         }
-        let error = ApiError::expired(
-            "The provided continue parameter is too old to display a consistent list result. You can start a new \
-             list without the continue parameter, or use the continue token in this response to retrieve the \
-             remainder of the results. Continuing with the provided token results in an inconsistent list - \
-             objects that were created, modified, or deleted between the time the first chunk was returned and now \
-             may show up in the list.",
-        );
-        let mut status = error.into_status();
-        status.metadata.continue_ =
-            after.map(|after| Token { revision: 0, start: after.to_owned() }.encode());
-        ApiError::from_status(status).into()
     }
+}
+
+/// The refusal of a continue token that is too old, with another token for those who can live with gaps.
+fn continue_inconsistently(after: &str) -> Error {
+    let error = ApiError::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+         without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
+         results. Continuing with the provided token results in an inconsistent list - objects that were created, \
+         modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    let mut status = error.into_status();
+    status.metadata.continue_ = Some(Token { revision: 0, start: after.to_owned() }.encode());
+    ApiError::from_status(status).into()
 }
 
 /// Where the next chunk of a list begins.

@@ -80,7 +80,7 @@ impl ApiServer {
             ApiError::internal(format!("node {} of pod {name} is not there", manifests::go::quote(node_name)))
         })?;
         let (address, port) = target::agent_address(&node)?;
-        let upgrade = parts.headers.contains_key(UPGRADE).then(|| {
+        let upgrade = call.headers.contains_key(UPGRADE).then(|| {
             let mut request = Request::new(());
             std::mem::swap(request.extensions_mut(), &mut parts.extensions);
             hyper::upgrade::on(&mut request)

@@ -1,6 +1,9 @@
 //! Watches: live, resumed, filtered, marked.
 
+use std::sync::Arc;
+
 use serde_json::json;
+use store::memory::{MemoryStore, Options};
 
 use crate::common::*;
 
@@ -64,19 +67,23 @@ async fn initial_events_end_with_a_marked_bookmark() {
     assert_eq!(events.named().await, ("ADDED".into(), "c".into()));
 }
 
+/// Changes an object so that its events push older ones out of the ring.
+async fn churn(cluster: &Cluster, name: &str, times: usize) {
+    for n in 0..times {
+        let patch = json!({"data": {"n": n.to_string(), "big": "x".repeat(100_000)}});
+        cluster.patch(&format!("{MAPS}/{name}"), "merge", patch).await.expect(200);
+    }
+}
+
 #[tokio::test]
 async fn what_is_too_old_is_said_to_be() {
-    let cluster = Cluster::start().await;
+    let options = Options { history_revisions: 10, ..Options::default() };
+    let cluster = Cluster::over(Arc::new(MemoryStore::with_options(options))).await;
     cluster.post(MAPS, config_map("a", json!({}))).await.expect(201);
-    let page = {
-        cluster.post(MAPS, config_map("b", json!({}))).await.expect(201);
-        cluster.get(&format!("{MAPS}?limit=1")).await.expect(200)
-    };
+    cluster.post(MAPS, config_map("b", json!({}))).await.expect(201);
+    let page = cluster.get(&format!("{MAPS}?limit=1")).await.expect(200);
     // More changes than the ring and the store's history hold.
-    for n in 0..11_000 {
-        let patch = json!({"data": {"n": n.to_string()}});
-        cluster.patch(&format!("{MAPS}/b"), "merge", patch).await.expect(200);
-    }
+    churn(&cluster, "b", 30).await;
     let mut events = cluster.watch(&format!("{MAPS}?watch=1&resourceVersion={}", version(&page))).await;
     let (kind, status) = events.next().await.expect("an event");
     assert_eq!(
@@ -95,6 +102,28 @@ async fn what_is_too_old_is_said_to_be() {
     assert_eq!(rest["items"][0]["metadata"]["name"], "b");
     let old = format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", version(&page));
     cluster.get(&old).await.refused(410, "Expired");
+}
+
+#[tokio::test]
+async fn chunks_go_on_from_the_history_of_the_store() {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b", "c", "d"] {
+        cluster.post(MAPS, config_map(name, json!({"l": name}))).await.expect(201);
+    }
+    let first = cluster.get(&format!("{MAPS}?limit=1")).await.expect(200);
+    // More than the ring holds, less than the store does.
+    churn(&cluster, "b", 15).await;
+    cluster.delete(&format!("{MAPS}/c")).await.expect(200);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let second = cluster.get(&format!("{MAPS}?limit=2&continue={token}")).await.expect(200);
+    let names: Vec<_> =
+        second["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].clone()).collect();
+    assert_eq!(names, ["b", "c"]);
+    assert_eq!((version(&second), &second["items"][0]["data"]), (version(&first), &json!({"k": "v"})));
+    assert_eq!(second["metadata"]["remainingItemCount"], 1);
+    let exact =
+        format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact&labelSelector=l%3Dc", version(&first));
+    assert_eq!(cluster.get(&exact).await.expect(200)["items"].as_array().map(Vec::len), Some(1));
 }
 
 #[tokio::test]
