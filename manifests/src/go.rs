@@ -35,7 +35,7 @@ fn escape(out: &mut String, letter: char, width: usize, c: char) {
 }
 
 /// Go's `unicode.IsPrint`, near enough: no controls, no separators but the ASCII space, nothing invisible.
-fn is_printable(c: char) -> bool {
+pub(crate) fn is_printable(c: char) -> bool {
     c == ' '
         || !(c.is_control()
             || c.is_whitespace()

@@ -8,7 +8,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice};
 
 use super::{immutable, ip, meta, named, object_meta, object_meta_update, one_of, port, text};
 use crate::field::{ErrorList, FieldError, Path};
-use crate::names;
+use crate::{encode, names};
 
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const MAX_ENDPOINTS: usize = 1000;
@@ -21,6 +21,22 @@ const MAX_TOPOLOGY: usize = 16;
 pub fn endpoints(endpoints: &Endpoints) -> ErrorList {
     let mut errors = ErrorList::new();
     object_meta(&endpoints.metadata, true, names::dns1123_subdomain, &mut errors);
+    subsets(endpoints, &mut errors);
+    errors
+}
+
+/// An update of Endpoints. Subsets that are as they were are taken, whatever rules there were then.
+pub fn endpoints_update(new: &Endpoints, old: &Endpoints) -> ErrorList {
+    let mut errors = ErrorList::new();
+    object_meta_update(&new.metadata, &old.metadata, &mut errors);
+    object_meta(&new.metadata, true, names::dns1123_subdomain, &mut errors);
+    if !encode::same(&new.subsets, &old.subsets) {
+        subsets(new, &mut errors);
+    }
+    errors
+}
+
+fn subsets(endpoints: &Endpoints, errors: &mut ErrorList) {
     for (index, subset) in endpoints.subsets.iter().flatten().enumerate() {
         let path = Path::new("subsets").index(index);
         let ready = subset.addresses.as_deref().unwrap_or_default();
@@ -31,27 +47,18 @@ pub fn endpoints(endpoints: &Endpoints) -> ErrorList {
         }
         for (field, list) in [("addresses", ready), ("notReadyAddresses", not_ready)] {
             for (index, address) in list.iter().enumerate() {
-                endpoint_address(address, &path.child(field).index(index), &mut errors);
+                endpoint_address(address, &path.child(field).index(index), errors);
             }
         }
         let ports = subset.ports.as_deref().unwrap_or_default();
         for (index, port) in ports.iter().enumerate() {
-            endpoint_port(port, ports.len() > 1, &path.child("ports").index(index), &mut errors);
+            endpoint_port(port, ports.len() > 1, &path.child("ports").index(index), errors);
         }
     }
-    errors
-}
-
-/// An update of Endpoints.
-pub fn endpoints_update(new: &Endpoints, old: &Endpoints) -> ErrorList {
-    let mut errors = ErrorList::new();
-    object_meta_update(&new.metadata, &old.metadata, &mut errors);
-    errors.extend(endpoints(new));
-    errors
 }
 
 fn endpoint_address(address: &EndpointAddress, path: &Path, errors: &mut ErrorList) {
-    let parsed = ip::ip(&address.ip, &path.child("ip"), errors);
+    ip::ip(&address.ip, &path.child("ip"), errors);
     let hostname = text(&address.hostname);
     if !hostname.is_empty() {
         named(hostname, names::dns1123_label, &path.child("hostname"), errors);
@@ -59,9 +66,7 @@ fn endpoint_address(address: &EndpointAddress, path: &Path, errors: &mut ErrorLi
     if let Some(node) = &address.node_name {
         named(node, names::dns1123_subdomain, &path.child("nodeName"), errors);
     }
-    if parsed.is_some() {
-        ip::non_special(&address.ip, &path.child("ip"), errors);
-    }
+    ip::non_special(&address.ip, &path.child("ip"), errors);
 }
 
 fn endpoint_port(item: &EndpointPort, needs_name: bool, path: &Path, errors: &mut ErrorList) {
@@ -240,6 +245,22 @@ mod tests {
                 "subsets[0].ports[1].name: Required value",
                 "subsets[1].addresses[0].ip: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
                 "subsets[1].addresses[1].ip: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                "subsets[1].addresses[1].ip: Invalid value: \"x\": must be a valid IP address",
+            ],
+        );
+    }
+
+    #[test]
+    fn older_kind_updates() {
+        let with = |ip: &str| namespaced(json!({"subsets": [{"addresses": [{"ip": ip}]}]}));
+        check_update(endpoints_update, with("10.0.0.2"), with("10.0.0.1"), &[]);
+        check_update(endpoints_update, with("127.0.0.1"), with("127.0.0.1"), &[]);
+        check_update(
+            endpoints_update,
+            with("127.0.0.1"),
+            with("10.0.0.1"),
+            &[
+                "subsets[0].addresses[0].ip: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
             ],
         );
     }

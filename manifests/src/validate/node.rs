@@ -28,9 +28,6 @@ pub fn node(node: &Node) -> ErrorList {
         let detail = "may specify no more than one CIDR for each IP family";
         errors.push(FieldError::invalid(&path, cidrs, detail));
     }
-    for (index, cidr) in cidrs.iter().enumerate().filter(|(index, cidr)| cidrs[..*index].contains(cidr)) {
-        errors.push(FieldError::duplicate(&path.index(index), cidr));
-    }
     errors
 }
 

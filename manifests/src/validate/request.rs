@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 
 use crate::field::{ErrorList, FieldError, Path};
+use crate::go;
 
 /// The name of a field manager.
 pub fn field_manager(manager: &str) -> ErrorList {
@@ -15,7 +16,7 @@ pub(super) fn manager_name(manager: &str, path: &Path, errors: &mut ErrorList) {
     if manager.len() > 128 {
         errors.push(FieldError::too_long(path, 128));
     }
-    for (index, c) in manager.char_indices().filter(|(_, c)| c.is_control()) {
+    for (index, c) in manager.char_indices().filter(|(_, c)| !go::is_printable(*c)) {
         let detail = format!("invalid character U+{:04X} (at position {index})", u32::from(c));
         errors.push(FieldError::invalid(path, manager, detail));
     }

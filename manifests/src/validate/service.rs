@@ -348,7 +348,7 @@ fn traffic(spec: &ServiceSpec, path: &Path, errors: &mut ErrorList) {
         }
         policy => one_of_if_set(policy, &["Cluster", "Local"], &internal_path, errors),
     }
-    let distributions = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+    let distributions = ["PreferClose", "PreferSameZone", "PreferSameNode"];
     one_of_if_set(&spec.traffic_distribution, &distributions, &path.child("trafficDistribution"), errors);
 }
 

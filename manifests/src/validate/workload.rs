@@ -171,17 +171,19 @@ fn selector_and_template(
 ) {
     let selector_path = path.child("selector");
     meta::label_selector(Some(selector), &selector_path, errors);
-    let value = || encode::to_value(selector).unwrap_or_default();
     let parsed = match Selector::from_label_selector(Some(selector)) {
         Ok(parsed) => parsed,
         Err(_) => {
-            errors.push(FieldError::invalid(&selector_path, value(), "invalid label selector"));
+            let value = encode::to_value(selector).unwrap_or_default();
+            errors.push(FieldError::invalid(&selector_path, value, "invalid label selector"));
             return;
         }
     };
-    if parsed.is_everything() {
-        let detail = "empty selector is invalid for deployment";
-        errors.push(FieldError::invalid(&selector_path, value(), detail));
+    // The generated type has no difference between a selector that is missing and one that is empty, so the error is
+    // the one for what happens to people: they forget it.
+    let missing = parsed.is_everything();
+    if missing {
+        errors.push(FieldError::required(&selector_path, ""));
     }
     let path = path.child("template");
     let Some(template) = template else {
@@ -189,7 +191,7 @@ fn selector_and_template(
         return;
     };
     let labels = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
-    if !parsed.matches_meta(labels) {
+    if missing || !parsed.matches_meta(labels) {
         let path = path.child("metadata").child("labels");
         let detail = "`selector` does not match template `labels`";
         errors.push(FieldError::invalid(&path, labels, detail));
@@ -311,7 +313,10 @@ mod tests {
         check(
             deployment,
             with(json!({"selector": {}})),
-            &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],
+            &[
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`",
+            ],
         );
         check(
             deployment,

@@ -89,12 +89,16 @@ pub(super) fn ephemeral_containers(spec: &PodSpec, whole: &Whole<'_>, path: &Pat
         for (field, set) in [
             ("ports", container.ports.as_ref().is_some_and(|ports| !ports.is_empty())),
             ("resources", has_resources),
+            ("resizePolicy", container.resize_policy.as_ref().is_some_and(|policies| !policies.is_empty())),
+            ("restartPolicy", container.restart_policy.is_some()),
+            (
+                "restartPolicyRules",
+                container.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty()),
+            ),
             ("livenessProbe", container.liveness_probe.is_some()),
             ("readinessProbe", container.readiness_probe.is_some()),
             ("startupProbe", container.startup_probe.is_some()),
             ("lifecycle", container.lifecycle.is_some()),
-            ("restartPolicy", container.restart_policy.is_some()),
-            ("resizePolicy", container.resize_policy.as_ref().is_some_and(|policies| !policies.is_empty())),
         ] {
             if set {
                 errors.push(FieldError::forbidden(&path.child(field), NOT_FOR_EPHEMERAL));
@@ -132,11 +136,41 @@ fn as_container(container: &EphemeralContainer) -> Container {
 
 fn hooks_and_probes(container: &Container, whole: &Whole<'_>, path: &Path, errors: &mut ErrorList) {
     if let Some(lifecycle) = &container.lifecycle {
-        probe::lifecycle(lifecycle, whole.grace_period, &path.child("lifecycle"), errors);
+        let path = path.child("lifecycle");
+        probe::lifecycle(lifecycle, whole.grace_period, &path, errors);
+        if let Some(signal) = &lifecycle.stop_signal {
+            stop_signal(signal, whole.os, &path.child("stopSignal"), errors);
+        }
     }
     probe::liveness(container.liveness_probe.as_ref(), &path.child("livenessProbe"), errors);
     probe::readiness(container.readiness_probe.as_ref(), &path.child("readinessProbe"), errors);
     probe::startup(container.startup_probe.as_ref(), &path.child("startupProbe"), errors);
+}
+
+/// Which signals there are depends on the system, so it must be named.
+fn stop_signal(signal: &str, os: Option<&str>, path: &Path, errors: &mut ErrorList) {
+    const PLAIN: &str = "ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR QUIT RTMAX RTMIN \
+                         SEGV STKFLT STOP SYS TERM TRAP TSTP TTIN TTOU URG USR1 USR2 VTALRM WINCH XCPU XFSZ";
+    let supported = match os {
+        None => {
+            let detail = "may not be set for containers with empty `spec.os.name`";
+            errors.push(FieldError::forbidden(path, detail));
+            return;
+        }
+        Some("windows") => vec!["SIGKILL".to_owned(), "SIGTERM".to_owned()],
+        Some(_) => {
+            let plain = PLAIN.split_ascii_whitespace().map(|name| format!("SIG{name}"));
+            let from_below = (1..=15).map(|number| format!("SIGRTMIN+{number}"));
+            let from_above = (1..=14).map(|number| format!("SIGRTMAX-{number}"));
+            let mut all: Vec<String> = plain.chain(from_below).chain(from_above).collect();
+            all.sort();
+            all
+        }
+    };
+    if !supported.iter().any(|supported| supported == signal) {
+        let supported: Vec<&str> = supported.iter().map(String::as_str).collect();
+        errors.push(FieldError::not_supported(path, signal, &supported));
+    }
 }
 
 /// What holds for every container.

@@ -35,6 +35,7 @@ struct Whole<'a> {
     grace_period: Option<i64>,
     restart_policy: &'a str,
     host_users: bool,
+    os: Option<&'a str>,
     volumes: volume::Volumes<'a>,
     claims: BTreeSet<&'a str>,
 }
@@ -136,6 +137,7 @@ fn pod_spec(spec: &PodSpec, name: Option<&str>, is_pod: bool, path: &Path, error
         grace_period: spec.termination_grace_period_seconds,
         restart_policy: text(&spec.restart_policy),
         host_users: spec.host_users.unwrap_or(true),
+        os: spec.os.as_ref().map(|os| os.name.as_str()),
         volumes: volume::volumes(spec.volumes.as_deref(), name, is_pod, &path.child("volumes"), errors),
         claims: spec
             .resource_claims
@@ -173,6 +175,7 @@ fn pod_spec(spec: &PodSpec, name: Option<&str>, is_pod: bool, path: &Path, error
     let spread_path = path.child("topologySpreadConstraints");
     placement::topology_spread(spec.topology_spread_constraints.as_deref(), &spread_path, errors);
     host_users(spec, path, errors);
+    hostname_override(spec, &path.child("hostnameOverride"), errors);
     for (field, value, rule) in [
         ("serviceAccountName", &spec.service_account_name, names::dns1123_subdomain as names::NameRule),
         ("nodeName", &spec.node_name, names::dns1123_subdomain),
@@ -258,18 +261,26 @@ fn resource_claims(spec: &PodSpec, path: &Path, errors: &mut ErrorList) {
 fn pod_resources(spec: &PodSpec, path: &Path, errors: &mut ErrorList) {
     let Some(whole) = &spec.resources else { return };
     if whole.claims.is_some() {
-        let detail = "claims cannot be set for Resources at pod-level";
+        let detail = "claims may not be set for Resources at pod-level";
         errors.push(FieldError::forbidden(&path.child("claims"), detail));
     }
     resource::pod_requirements(whole, path, errors);
     let containers = PodSpec { resources: None, overhead: None, ..spec.clone() };
-    for (name, sum) in resources::spec_requests(&containers) {
-        let request = whole.requests.as_ref().and_then(|requests| requests.get(&name));
-        let request = request.map(Quantity::of).unwrap_or_default();
-        if sum > request {
-            let detail = format!("must be greater than or equal to aggregate container requests of {sum}");
-            let path = path.child("requests").key(&name);
-            errors.push(FieldError::invalid(&path, request.to_string(), detail));
+    let limits_of_containers = resources::spec_limits(&containers);
+    let huge_pages =
+        limits_of_containers.into_iter().filter(|(name, _)| resource::is_huge_page(name)).collect();
+    for (what, field, sums, given) in [
+        ("requests", "requests", resources::spec_requests(&containers), &whole.requests),
+        ("limits", "limits", huge_pages, &whole.limits),
+    ] {
+        for (name, sum) in sums {
+            let Some(given) = given.as_ref().and_then(|given| given.get(&name)).map(Quantity::of) else {
+                continue;
+            };
+            if sum > given {
+                let detail = format!("must be greater than or equal to aggregate container {what} of {sum}");
+                errors.push(FieldError::invalid(&path.child(field).key(&name), given.to_string(), detail));
+            }
         }
     }
     for (index, container) in spec.containers.iter().enumerate() {
@@ -305,6 +316,7 @@ fn host_network(spec: &PodSpec, whole: &Whole<'_>, path: &Path, errors: &mut Err
 }
 
 fn host_users(spec: &PodSpec, path: &Path, errors: &mut ErrorList) {
+    const DETAIL: &str = "when `hostUsers` is false";
     if spec.host_users != Some(false) {
         return;
     }
@@ -312,10 +324,41 @@ fn host_users(spec: &PodSpec, path: &Path, errors: &mut ErrorList) {
         [("hostNetwork", spec.host_network), ("HostPID", spec.host_pid), ("HostIPC", spec.host_ipc)]
     {
         if value == Some(true) {
-            let detail = "when `pod.Spec.HostUsers` is false";
-            errors.push(FieldError::forbidden(&path.child(field), detail));
+            errors.push(FieldError::forbidden(&path.child(field), DETAIL));
         }
     }
+    let devices = |devices: &Option<Vec<_>>| devices.as_ref().is_some_and(|devices| !devices.is_empty());
+    let init = spec.init_containers.iter().flatten().map(|container| devices(&container.volume_devices));
+    let regular = spec.containers.iter().map(|container| devices(&container.volume_devices));
+    let ephemeral =
+        spec.ephemeral_containers.iter().flatten().map(|container| devices(&container.volume_devices));
+    let lists: [(&str, Vec<bool>); 3] = [
+        ("initContainers", init.collect()),
+        ("containers", regular.collect()),
+        ("ephemeralContainers", ephemeral.collect()),
+    ];
+    for (field, list) in lists {
+        for (index, _) in list.into_iter().enumerate().filter(|(_, has_devices)| *has_devices) {
+            errors
+                .push(FieldError::forbidden(&path.child(field).index(index).child("volumeDevices"), DETAIL));
+        }
+    }
+}
+
+fn hostname_override(spec: &PodSpec, path: &Path, errors: &mut ErrorList) {
+    const MAX: usize = 64;
+    let Some(name) = &spec.hostname_override else { return };
+    for (field, set) in [("setHostnameAsFQDN", spec.set_hostname_as_fqdn), ("hostNetwork", spec.host_network)]
+    {
+        if set == Some(true) {
+            let detail = format!("may not be specified when {field} is true");
+            errors.push(FieldError::forbidden(path, detail));
+        }
+    }
+    if name.len() > MAX {
+        errors.push(FieldError::too_long(path, MAX));
+    }
+    named(name, names::dns1123_subdomain, path, errors);
 }
 
 fn dns_config(spec: &PodSpec, path: &Path, errors: &mut ErrorList) {
@@ -369,7 +412,7 @@ fn operating_system(spec: &PodSpec, path: &Path, errors: &mut ErrorList) {
     let Some(os) = &spec.os else { return };
     let os_path = path.child("os");
     match os.name.as_str() {
-        "" => errors.push(FieldError::required(&os_path.child("name"), "cannot be empty")),
+        "" => errors.push(FieldError::required(&os_path.child("name"), "")),
         "linux" => {
             let detail = "windows options cannot be set for a linux pod";
             if spec.security_context.as_ref().is_some_and(|context| context.windows_options.is_some()) {

@@ -159,6 +159,7 @@ fn pod_term(term: &PodAffinityTerm, path: &Path, errors: &mut ErrorList) {
     for (field, keys) in [("matchLabelKeys", matching), ("mismatchLabelKeys", mismatching)] {
         label_keys(keys, term.label_selector.as_ref(), &path.child(field), errors);
     }
+    selected_twice(matching, term.label_selector.as_ref(), path, errors);
     for (index, key) in matching.iter().enumerate().filter(|(_, key)| mismatching.contains(key)) {
         let path = path.child("matchLabelKeys").index(index);
         errors.push(FieldError::invalid(&path, key, "exists in both matchLabelKeys and mismatchLabelKeys"));
@@ -167,6 +168,22 @@ fn pod_term(term: &PodAffinityTerm, path: &Path, errors: &mut ErrorList) {
         errors.push(FieldError::required(&path.child("topologyKey"), "can not be empty"));
     }
     label_name(&term.topology_key, &path.child("topologyKey"), errors);
+}
+
+/// The server adds an expression per key of `matchLabelKeys` to the selector, so a key that is there twice was there
+/// before. The path lacks the name of the field, as upstream's does.
+fn selected_twice(keys: &[String], selector: Option<&LabelSelector>, path: &Path, errors: &mut ErrorList) {
+    let Some(selector) = selector else { return };
+    let mut seen: BTreeSet<&String> = selector.match_labels.iter().flatten().map(|(key, _)| key).collect();
+    for expression in selector.match_expressions.iter().flatten() {
+        if let Some(index) = keys.iter().rposition(|key| *key == expression.key)
+            && seen.contains(&expression.key)
+        {
+            let detail = "exists in both matchLabelKeys and labelSelector";
+            errors.push(FieldError::invalid(&path.index(index), &expression.key, detail));
+        }
+        seen.insert(&expression.key);
+    }
 }
 
 fn label_keys(keys: &[String], selector: Option<&LabelSelector>, path: &Path, errors: &mut ErrorList) {

@@ -149,19 +149,22 @@ fn seccomp(profile: Option<&SeccompProfile>, path: &Path, errors: &mut ErrorList
 }
 
 fn app_armor(profile: Option<&AppArmorProfile>, path: &Path, errors: &mut ErrorList) {
-    const REQUIRED: &str = "must be set when AppArmor type is Localhost";
+    const MAX_PATH: usize = 4095;
     let Some(profile) = profile else { return };
     let local_path = path.child("localhostProfile");
     match profile.type_.as_str() {
-        "Localhost" => match &profile.localhost_profile {
-            None => errors.push(FieldError::required(&local_path, REQUIRED)),
-            Some(local) if local.trim() != local => {
+        "Localhost" => {
+            let local = text(&profile.localhost_profile);
+            if local.trim() != local {
                 errors.push(FieldError::invalid(&local_path, local, "must not be padded with whitespace"));
+            } else if local.is_empty() {
+                let detail = "must be set when AppArmor type is Localhost";
+                errors.push(FieldError::required(&local_path, detail));
             }
-            Some(local) if local.is_empty() => errors.push(FieldError::required(&local_path, REQUIRED)),
-            Some(local) if local.len() > 4095 => errors.push(FieldError::too_long(&local_path, 4095)),
-            Some(_) => {}
-        },
+            if local.len() > MAX_PATH {
+                errors.push(FieldError::too_long(&local_path, MAX_PATH));
+            }
+        }
         "RuntimeDefault" | "Unconfined" => {
             if profile.localhost_profile.is_some() {
                 let value = text(&profile.localhost_profile);

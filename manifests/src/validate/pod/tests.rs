@@ -72,7 +72,7 @@ fn specs() {
         with(json!({"hostUsers": false, "hostPID": true, "shareProcessNamespace": true})),
         &[
             "spec.securityContext.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled",
-            "spec.HostPID: Forbidden: when `pod.Spec.HostUsers` is false",
+            "spec.HostPID: Forbidden: when `hostUsers` is false",
         ],
     );
     check(
@@ -91,6 +91,48 @@ fn specs() {
         ),
         &[
             "spec.resources.requests[cpu]: Invalid value: \"1\": must be greater than or equal to aggregate container requests of 2",
+        ],
+    );
+}
+
+#[test]
+fn names_of_the_host() {
+    check(pod, with(json!({"hostnameOverride": "a.b"})), &[]);
+    check(
+        pod,
+        with(json!({"hostnameOverride": "a", "hostNetwork": true, "setHostnameAsFQDN": true})),
+        &[
+            "spec.hostnameOverride: Forbidden: may not be specified when setHostnameAsFQDN is true",
+            "spec.hostnameOverride: Forbidden: may not be specified when hostNetwork is true",
+        ],
+    );
+    check(
+        pod,
+        with(json!({"hostnameOverride": "a".repeat(65)})),
+        &["spec.hostnameOverride: Too long: may not be more than 64 bytes"],
+    );
+}
+
+#[test]
+fn stop_signals() {
+    let with_signal = |signal: &str, os: Value| {
+        let container = json!({"name": "a", "image": "a", "lifecycle": {"stopSignal": signal}});
+        with(json!({"containers": [container], "os": os}))
+    };
+    check(pod, with_signal("SIGQUIT", json!({"name": "linux"})), &[]);
+    check(pod, with_signal("SIGRTMIN+3", json!({"name": "linux"})), &[]);
+    check(
+        pod,
+        with_signal("SIGQUIT", Value::Null),
+        &[
+            "spec.containers[0].lifecycle.stopSignal: Forbidden: may not be set for containers with empty `spec.os.name`",
+        ],
+    );
+    check(
+        pod,
+        with_signal("QUIT", json!({"name": "windows"})),
+        &[
+            "spec.containers[0].lifecycle.stopSignal: Unsupported value: \"QUIT\": supported values: \"SIGKILL\", \"SIGTERM\"",
         ],
     );
 }

@@ -285,22 +285,29 @@ pub fn pod_status_update(new: &Pod, old: &Pod) -> ErrorList {
     let empty_status = PodStatus::default();
     let new_spec = new.spec.as_ref().unwrap_or(&empty_spec);
     let old_spec = old.spec.as_ref().unwrap_or(&empty_spec);
+    let path = Path::new("status");
     let new_status = new.status.as_ref().unwrap_or(&empty_status);
     let old_status = old.status.as_ref().unwrap_or(&empty_status);
     for (index, condition) in new_status.conditions.iter().flatten().enumerate() {
+        let path = path.child("conditions").index(index);
+        observed_generation(condition.observed_generation, &path, &mut errors);
         if !matches!(condition.type_.as_str(), "PodScheduled" | "Ready" | "Initialized") {
-            let path = Path::new("metadata").child("conditions").index(index).child("Type");
-            named(&condition.type_, names::qualified_name, &path, &mut errors);
+            named(&condition.type_, names::qualified_name, &path.child("Type"), &mut errors);
         }
     }
-    let path = Path::new("status");
     if text(&new_spec.node_name) != text(&old_spec.node_name) {
         errors.push(FieldError::forbidden(&path.child("nodeName"), "may not be changed directly"));
     }
     let nominated = text(&new_status.nominated_node_name);
     if !nominated.is_empty() && nominated != text(&old_status.nominated_node_name) {
-        named(nominated, names::dns1123_subdomain, &path.child("nominatedNodeName"), &mut errors);
+        let path = path.child("nominatedNodeName");
+        named(nominated, names::dns1123_subdomain, &path, &mut errors);
+        if !text(&old_spec.node_name).is_empty() {
+            let detail = "may not be set on pods that are already bound to a node";
+            errors.push(FieldError::forbidden(&path, detail));
+        }
     }
+    observed_generation(new_status.observed_generation, &path, &mut errors);
     let qos_path = path.child("qosClass");
     immutable(text(&new_status.qos_class), text(&old_status.qos_class), &qos_path, &mut errors);
 
@@ -335,6 +342,13 @@ pub fn pod_status_update(new: &Pod, old: &Pod) -> ErrorList {
     }
     addresses(new_status, &path, &mut errors);
     errors
+}
+
+fn observed_generation(generation: Option<i64>, path: &Path, errors: &mut ErrorList) {
+    if let Some(generation) = generation.filter(|generation| *generation < 0) {
+        let path = path.child("observedGeneration");
+        errors.push(FieldError::invalid(&path, generation, "must be a non-negative integer"));
+    }
 }
 
 /// What has ended for good stays ended.

@@ -99,9 +99,6 @@ fn sources(volume: &Volume) -> Vec<&'static str> {
 
 fn source(volume: &Volume, pod_name: &str, is_pod: bool, path: &Path, errors: &mut ErrorList) {
     let given = sources(volume);
-    for extra in given.iter().skip(1) {
-        errors.push(FieldError::forbidden(&path.child(extra), "may not specify more than 1 volume type"));
-    }
     match given.first().copied() {
         None => errors.push(FieldError::required(path, "must specify a volume type")),
         Some("emptyDir") => {
@@ -188,6 +185,9 @@ fn source(volume: &Volume, pod_name: &str, is_pod: bool, path: &Path, errors: &m
         }
         // Sources that nothing here mounts; the agent says so for the pod that has one.
         Some(_) => {}
+    }
+    for extra in given.iter().skip(1) {
+        errors.push(FieldError::forbidden(&path.child(extra), "may not specify more than 1 volume type"));
     }
 }
 
@@ -324,7 +324,7 @@ pub(super) fn descending_path(value: &str, path: &Path, errors: &mut ErrorList) 
 /// A descending path that does not look like what the agent keeps beside the files.
 fn local_path(value: &str, path: &Path, errors: &mut ErrorList) {
     descending_path(value, path, errors);
-    if value.starts_with("..") && !value.starts_with("../") && value != ".." {
+    if value.starts_with("..") && !value.starts_with("../") {
         errors.push(FieldError::invalid(path, value, "must not start with '..'"));
     }
 }
@@ -335,8 +335,7 @@ pub(super) fn mounts(container: &Container, volumes: &Volumes<'_>, path: &Path, 
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let item = path.index(index);
         required(&mount.name, &item.child("name"), errors);
-        let volume = volumes.get(mount.name.as_str());
-        if volume.is_none() {
+        if !volumes.contains_key(mount.name.as_str()) {
             errors.push(FieldError::not_found(&item.child("name"), &mount.name));
         }
         let mount_path = item.child("mountPath");
@@ -354,14 +353,6 @@ pub(super) fn mounts(container: &Container, volumes: &Volumes<'_>, path: &Path, 
         }
         let sub_path = text(&mount.sub_path);
         let sub_path_expr = text(&mount.sub_path_expr);
-        if volume.is_some_and(|volume| volume.image.is_some()) {
-            for (field, value) in [("subPath", sub_path), ("subPathExpr", sub_path_expr)] {
-                if !value.is_empty() {
-                    let detail = "not allowed in image volume sources";
-                    errors.push(FieldError::invalid(&item.child(field), value, detail));
-                }
-            }
-        }
         if !sub_path.is_empty() {
             descending_path(sub_path, &path.child("subPath"), errors);
         }
