@@ -3,6 +3,7 @@
 //!
 //! Only what [`super::v2`] writes is encoded.
 
+use super::v2::Document;
 use serde_json::{Map, Value};
 
 type Fields = Map<String, Value>;
@@ -75,23 +76,23 @@ impl Message {
     }
 }
 
-/// Encodes a document.
-pub(super) fn encode(document: &Value) -> Vec<u8> {
+/// Encodes a document, part by part.
+pub(super) fn encode(document: &Document<'_>) -> Vec<u8> {
     let mut out = Message::default();
-    out.text(1, document.get("swagger"));
-    let info = &document["info"];
+    out.bytes(1, document.version().as_bytes());
+    let info = document.info();
     let mut encoded = Message::default();
     encoded.text(1, info.get("title"));
     encoded.text(2, info.get("version"));
     out.message(2, encoded);
     let mut paths = Message::default();
-    for (url, item) in entries(&document["paths"]) {
-        paths.named(2, url, path_item(item));
+    for (url, item) in document.paths() {
+        paths.named(2, &url, path_item(&item));
     }
     out.message(8, paths);
     let mut definitions = Message::default();
-    for (name, definition) in entries(&document["definitions"]) {
-        definitions.named(1, name, schema(definition));
+    for (name, definition) in document.definitions() {
+        definitions.named(1, &name, schema(&definition));
     }
     out.message(9, definitions);
     out.0

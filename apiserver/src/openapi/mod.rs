@@ -122,8 +122,8 @@ impl Wanted<'_> {
     fn make(self, kinds: &[&Kind]) -> Option<Vec<u8>> {
         match self {
             Wanted::Index => Some(v3::index(group_versions(kinds), kinds)),
-            Wanted::V2(JSON) => serde_json::to_vec(&v2::document(&Schemas::read()?, kinds)).ok(),
-            Wanted::V2(_) => Some(gnostic::encode(&v2::document(&Schemas::read()?, kinds))),
+            Wanted::V2(JSON) => Some(v2::Document::new(&Schemas::read()?, kinds).json()),
+            Wanted::V2(_) => Some(gnostic::encode(&v2::Document::new(&Schemas::read()?, kinds))),
             Wanted::V3(of) => Some(v3::document(&Schemas::read()?, of, kinds)),
         }
     }

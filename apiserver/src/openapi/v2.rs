@@ -8,22 +8,61 @@ use serde_json::{Map, Value, json};
 
 const DEFINITION: &str = "#/definitions/";
 
-pub(super) fn document(schemas: &Schemas, kinds: &[&Kind]) -> Value {
-    let paths: Vec<Path> = kinds.iter().flat_map(|kind| operation::paths(kind)).collect();
-    let (patch, patch_schema) = operation::patch_schema();
-    let mut definitions: Map<String, Value> = schemas
-        .reached(operation::named_schemas(&paths))
-        .into_iter()
-        .filter_map(|(name, schema)| Some((name.to_string(), definition(serde_json::from_str(schema).ok()?))))
-        .collect();
-    definitions.insert(patch.to_string(), patch_schema);
-    let items: Map<String, Value> = paths.iter().map(|path| (path.url.clone(), path_item(path))).collect();
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": API_VERSION},
-        "paths": items,
-        "definitions": definitions,
-    })
+/// A document in parts, each made when it is asked for: as a whole it would be ten times as large as it is written.
+pub(super) struct Document<'d> {
+    schemas: &'d Schemas,
+    kinds: &'d [&'d Kind],
+}
+
+impl<'d> Document<'d> {
+    pub(super) fn new(schemas: &'d Schemas, kinds: &'d [&'d Kind]) -> Document<'d> {
+        Document { schemas, kinds }
+    }
+
+    pub(super) fn version(&self) -> &'static str {
+        "2.0"
+    }
+
+    pub(super) fn info(&self) -> Value {
+        json!({ "title": "Kubernetes", "version": API_VERSION })
+    }
+
+    /// What can be done at each URL.
+    pub(super) fn paths(&self) -> impl Iterator<Item = (String, Value)> {
+        self.kinds.iter().flat_map(|kind| operation::paths(kind)).map(|path| {
+            let item = path_item(&path);
+            (path.url, item)
+        })
+    }
+
+    /// Every schema that an operation or another schema names.
+    pub(super) fn definitions(&self) -> impl Iterator<Item = (String, Value)> {
+        let paths: Vec<Path> = self.kinds.iter().flat_map(|kind| operation::paths(kind)).collect();
+        let (patch, patch_schema) = operation::patch_schema();
+        let reached = self.schemas.reached(operation::named_schemas(&paths));
+        let definitions = reached.into_iter().filter_map(|(name, schema)| {
+            Some((name.to_string(), definition(serde_json::from_str(schema).ok()?)))
+        });
+        std::iter::once((patch.to_string(), patch_schema)).chain(definitions)
+    }
+
+    pub(super) fn json(&self) -> Vec<u8> {
+        let mut text = format!(r#"{{"swagger":"{}","info":{}"#, self.version(), self.info());
+        write_map(&mut text, "paths", self.paths());
+        write_map(&mut text, "definitions", self.definitions());
+        text.push('}');
+        text.into_bytes()
+    }
+}
+
+/// `,"name":{…}`, one entry after another.
+pub(super) fn write_map(text: &mut String, name: &str, entries: impl Iterator<Item = (String, Value)>) {
+    text.push_str(&format!(",\"{name}\":{{"));
+    for (at, (key, value)) in entries.enumerate() {
+        let comma = if at > 0 { "," } else { "" };
+        text.push_str(&format!("{comma}{}:{value}", Value::from(key)));
+    }
+    text.push('}');
 }
 
 /// An OpenAPI 3 schema in the words of version 2: references stand beside descriptions, and a choice of types is a

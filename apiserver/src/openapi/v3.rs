@@ -2,6 +2,7 @@
 
 use super::operation::{self, Operation, Path};
 use super::schemas::{REFERENCE, Schemas};
+use super::v2::write_map;
 use super::{API_VERSION, GroupVersion, hash_of};
 use manifests::kinds::Kind;
 use serde_json::{Map, Value, json};
@@ -24,15 +25,10 @@ pub(super) fn document(schemas: &Schemas, of: GroupVersion<'_>, kinds: &[&Kind])
     let paths: Vec<Path> =
         kinds.iter().filter(|kind| of.has(kind)).flat_map(|kind| operation::paths(kind)).collect();
     let info = json!({ "title": "Kubernetes", "version": API_VERSION });
-    let operations: Map<String, Value> =
-        paths.iter().map(|path| (path.url.clone(), path_item(path))).collect();
     let (patch, patch_schema) = operation::patch_schema();
-
-    let mut text = format!(
-        r#"{{"openapi":"3.0.0","info":{info},"paths":{},"components":{{"schemas":{{"#,
-        Value::Object(operations)
-    );
-    text.push_str(&format!("{}:{patch_schema}", Value::from(patch)));
+    let mut text = format!(r#"{{"openapi":"3.0.0","info":{info}"#);
+    write_map(&mut text, "paths", paths.iter().map(|path| (path.url.clone(), path_item(path))));
+    text.push_str(&format!(r#","components":{{"schemas":{{{}:{patch_schema}"#, Value::from(patch)));
     for (name, schema) in schemas.reached(operation::named_schemas(&paths)) {
         text.push_str(&format!(",{}:{schema}", Value::from(name)));
     }
