@@ -269,16 +269,16 @@ fn pod_resources(spec: &PodSpec, path: &Path, errors: &mut ErrorList) {
     let limits_of_containers = resources::spec_limits(&containers);
     let huge_pages =
         limits_of_containers.into_iter().filter(|(name, _)| resource::is_huge_page(name)).collect();
-    for (what, field, sums, given) in [
-        ("requests", "requests", resources::spec_requests(&containers), &whole.requests),
-        ("limits", "limits", huge_pages, &whole.limits),
+    for (field, sums, given) in [
+        ("requests", resources::spec_requests(&containers), &whole.requests),
+        ("limits", huge_pages, &whole.limits),
     ] {
         for (name, sum) in sums {
             let Some(given) = given.as_ref().and_then(|given| given.get(&name)).map(Quantity::of) else {
                 continue;
             };
             if sum > given {
-                let detail = format!("must be greater than or equal to aggregate container {what} of {sum}");
+                let detail = format!("must be greater than or equal to aggregate container {field} of {sum}");
                 errors.push(FieldError::invalid(&path.child(field).key(&name), given.to_string(), detail));
             }
         }
