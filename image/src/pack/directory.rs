@@ -137,10 +137,10 @@ impl Pack {
         if !set_name(&mut header, name) {
             record(&mut extended, b"path", name);
         }
-        if let Some(link) = &link {
-            if header.set_link_name_literal(link).is_err() {
-                record(&mut extended, b"linkpath", link);
-            }
+        if let Some(link) = &link
+            && header.set_link_name_literal(link).is_err()
+        {
+            record(&mut extended, b"linkpath", link);
         }
         if kind.is_file() || kind.is_dir() {
             for (key, value) in xattrs(path).map_err(failed("reading the attributes of", path))? {

@@ -21,6 +21,8 @@ pub(super) const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, app
 
 /// Attempts in a row that get no further.
 pub(super) const ATTEMPTS: u32 = 5;
+/// Without even a connection. Whoever wants the image will ask again.
+const CONNECT_ATTEMPTS: u32 = 3;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A registry that wants more patience gets an error instead.
 const MOST_PATIENCE: Duration = Duration::from_secs(20);
@@ -200,9 +202,9 @@ impl Session {
                     None => return Ok(response),
                 },
                 Err(error) => {
-                    // A name that does not exist will not come to exist; a registry that restarts comes back.
-                    if attempts + 1 >= ATTEMPTS || error.is_builder() || error.is_redirect() || error.is_dns()
-                    {
+                    // A name that does not exist will not come to exist; a registry that restarts may be back soon.
+                    let most = if error.is_connect() { CONNECT_ATTEMPTS } else { ATTEMPTS };
+                    if attempts + 1 >= most || error.is_builder() || error.is_redirect() || error.is_dns() {
                         return Err(PullError::Unreachable {
                             reference: self.reference.clone(),
                             registry: self.registry.clone(),

@@ -77,7 +77,8 @@ async fn fetch(
     progress: &Progress,
 ) -> Result<(), PullError> {
     let path = blob_path(&layer.digest);
-    let (mut have, mut attempts) = (0, 0);
+    // Only getting further than ever before counts as progress: what begins again and again must end.
+    let (mut have, mut furthest, mut attempts) = (0, 0, 0);
     while have < layer.size || layer.size == 0 {
         let mut response = session.get(&path, "", have).await?;
         match response.status() {
@@ -100,7 +101,6 @@ async fn fetch(
             }
             _ => return Err(session.unwelcome(response).await),
         }
-        let before = have;
         let broken = loop {
             match response.chunk().await {
                 Ok(Some(chunk)) => {
@@ -124,7 +124,8 @@ async fn fetch(
         if have == layer.size {
             return Ok(());
         }
-        attempts = if have > before { 1 } else { attempts + 1 };
+        attempts = if have > furthest { 1 } else { attempts + 1 };
+        furthest = furthest.max(have);
         if attempts >= ATTEMPTS {
             return Err(match broken {
                 Some(error) => session.broken(&format!("layer {}", layer.digest), attempts, error),

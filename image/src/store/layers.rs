@@ -87,7 +87,6 @@ impl ImageStore {
 
     /// Unpack a stream, compressed or not, into a directory that has no name yet. Returns the digest of the plain stream
     /// and the bytes of the files.
-    #[expect(clippy::type_complexity, reason = "two kinds of errors: the store's, and those of the archive")]
     pub(crate) fn unpack_stream(
         &self,
         source: impl Read,

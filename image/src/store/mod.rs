@@ -360,7 +360,8 @@ impl ImageStore {
             // A name moves; an entry without a name is needed only while there is none with one.
             index.entries.retain(|entry| {
                 let renamed = entry.name.as_ref().is_some_and(|name| names.contains(name));
-                !renamed && !(entry.manifest == manifest && entry.name.is_none())
+                let superseded = entry.manifest == manifest && entry.name.is_none();
+                !renamed && !superseded
             });
             index.entries.extend(names.iter().cloned().map(|name| new(Some(name))));
             if !index.entries.iter().any(|entry| entry.manifest == manifest) {
@@ -393,6 +394,3 @@ impl ImageStore {
         write().map_err(StoreError::io("writing", &path))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -194,10 +194,10 @@ impl Unpacking {
 
     /// Open the directory that holds an entry; make what is missing on the way.
     fn parent(&mut self, path: Parts<'_>, entry: &Entry) -> Result<OwnedFd, UnpackError> {
-        if let Some((last, directory)) = self.last_parent.take() {
-            if last == path.join(&b'/') {
-                return Ok(directory);
-            }
+        if let Some((last, directory)) = self.last_parent.take()
+            && last == path.join(&b'/')
+        {
+            return Ok(directory);
         }
         match self.root.directory(path) {
             Ok(directory) => return Ok(directory),

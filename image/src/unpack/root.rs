@@ -5,10 +5,13 @@
 //! it is created, replaced or described through the descriptor of its directory.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
+
+/// Directories within directories, from the real root on.
+const DEEPEST: usize = 512;
 
 /// The mark of a directory that hides what lower layers have below it.
 const OPAQUE: &str = "trusted.overlay.opaque";
@@ -90,8 +93,13 @@ pub(super) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
-/// Make a directory that only we can use yet, and open it.
+/// Make a directory that only we can use yet, and open it. Too deep is `ENAMETOOLONG`: whoever removes the tree again holds
+/// a descriptor per level, and through links a short name can lead very deep.
 pub(super) fn make_directory(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let path = rustix::fs::readlink(format!("/proc/self/fd/{}", directory.as_raw_fd()), Vec::new())?;
+    if path.as_bytes().iter().filter(|byte| **byte == b'/').count() >= DEEPEST {
+        return Err(Errno::NAMETOOLONG);
+    }
     rustix::fs::mkdirat(directory, name, Mode::RWXU)?;
     open_directory(directory, name)
 }
