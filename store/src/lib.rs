@@ -220,6 +220,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream, StoreError>;
 
     /// Forget the history before `revision` (the newest value of each key is always kept): afterwards the state
-    /// at `revision` can be listed and a watch can start after it, older ones are [`StoreError::Compacted`].
+    /// at `revision` can be listed and a watch can start after it, older ones are [`StoreError::Compacted`]. Nothing happens if
+    /// that much is forgotten already.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 }

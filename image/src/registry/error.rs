@@ -8,7 +8,7 @@ pub enum PullError {
     /// The registry wants to know who we are, or does not like who we are.
     #[error(
         "registry {registry} refuses {reference} (HTTP {status}{message}): the image does not exist, or credentials are \
-         missing or wrong (give them as imagePullSecrets, or with --creds USER:PASSWORD)"
+         missing or wrong (give them as imagePullSecrets, or with --credentials USER:PASSWORD)"
     )]
     Refused {
         /// Complete name of the image.

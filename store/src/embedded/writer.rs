@@ -160,12 +160,9 @@ impl Writer {
     }
 
     fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
-        let Meta { revision: current, compacted, .. } = self.meta;
+        let current = self.meta.revision;
         if revision > current {
             return Err(StoreError::Future { requested: revision, current });
-        }
-        if revision < compacted {
-            return Err(StoreError::Compacted { requested: revision, compacted });
         }
         while self.meta.compacted < revision {
             let step = self.with_file(|writer, database| {

@@ -5,7 +5,7 @@
 //! - One etcd watch over all keys feeds the shared ring that all our watches read (see [`feed`]). Every revision of etcd
 //!   changes some key, so the ring always reaches [`Store::revision`] by itself: no progress requests, which older
 //!   versions answer too early. It also means one watch per server, however many resources there are.
-//! - History is compacted every five minutes by default, keeping at least that much.
+//! - History is compacted by whoever uses the store, or at intervals if the options say so.
 //!
 //! With authentication on, the user needs read and write access to all keys.
 
@@ -46,7 +46,7 @@ pub struct Options {
     pub user: Option<(String, String)>,
     /// For one request, with all its repetitions.
     pub timeout: Duration,
-    /// Keep this much history, and compact what is older. `None` leaves it to somebody else.
+    /// Keep this much history, and compact what is older. `None` leaves it to the caller: the API server does it.
     pub compact_every: Option<Duration>,
 }
 
@@ -58,7 +58,7 @@ impl Options {
             tls: None,
             user: None,
             timeout: Duration::from_secs(10),
-            compact_every: Some(Duration::from_secs(300)),
+            compact_every: None,
         }
     }
 }
@@ -259,9 +259,9 @@ impl Store for EtcdStore {
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         match compact(&self.etcd, &self.compacted, revision).await {
-            Err(Failed::Compacted) if self.compacted.load(Ordering::Relaxed) == revision.0 => Ok(()),
+            // Somebody has gone further already.
+            Ok(()) | Err(Failed::Compacted) => Ok(()),
             Err(failed) => Err(self.explain(failed, revision).await),
-            Ok(()) => Ok(()),
         }
     }
 }
