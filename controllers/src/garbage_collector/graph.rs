@@ -90,6 +90,8 @@ impl Graph {
                 let key = || Key { kind, object: change.key.clone() };
                 let uid = change.newest().map(|object| object.uid().to_owned()).unwrap_or_default();
                 match change.new {
+                    // Most changes are of a status, and change nothing here.
+                    Some(object) if change.old.is_some_and(|old| same(old, object)) => {}
                     Some(object) => {
                         let leaving = object.metadata.deletion_timestamp.is_some();
                         let owned = object.metadata.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
@@ -112,6 +114,14 @@ impl Graph {
             });
         }
     }
+}
+
+/// Whether two states of an object ask for the same.
+fn same(one: &PartialObject, other: &PartialObject) -> bool {
+    let (one, other) = (&one.metadata, &other.metadata);
+    one.owner_references == other.owner_references
+        && one.finalizers == other.finalizers
+        && one.deletion_timestamp == other.deletion_timestamp
 }
 
 fn find(caches: &[Cache<PartialObject>], index: &str, value: &str) -> Vec<(Key, Arc<PartialObject>)> {
