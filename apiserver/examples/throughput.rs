@@ -1,6 +1,7 @@
 //! What the API server does per second, called in process over the memory store: no network, no TLS, one machine.
 //!
 //! `cargo run --profile quick -p apiserver --example throughput`
+#![expect(clippy::print_stdout, reason = "it prints a report")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -92,3 +92,21 @@ fn last_seen(event: &Event) -> Timestamp {
     ];
     times.into_iter().flatten().max().unwrap_or(Timestamp::UNIX_EPOCH)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+
+    #[test]
+    fn an_event_is_as_old_as_its_last_sight() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut event = Event::default();
+        assert_eq!(last_seen(&event), at(0));
+        event.metadata.creation_timestamp = Some(Time(at(10)));
+        event.event_time = Some(MicroTime(at(5)));
+        assert_eq!(last_seen(&event), at(10));
+        event.last_timestamp = Some(Time(at(99)));
+        assert_eq!(last_seen(&event), at(99));
+    }
+}

@@ -146,7 +146,7 @@ fn gone(
     name: &str,
     written: &Written,
 ) -> manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Status {
-    let uid = row.hooks.from_json(&written.json).ok().and_then(|object| object.meta().uid.clone());
+    let uid = row.hooks.read(&written.json).ok().and_then(|object| object.meta().uid.clone());
     success(row.kind.plural, row.kind.group, name, uid.as_deref().unwrap_or_default())
 }
 

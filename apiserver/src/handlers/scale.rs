@@ -32,7 +32,7 @@ impl ApiServer {
     fn scale_json(&self, call: &Call, json: &[u8]) -> Result<Bytes, Error> {
         let key = call.key();
         let object =
-            call.row.hooks.from_json(json).map_err(|source| Error::Stored { key: key.clone(), source })?;
+            call.row.hooks.read(json).map_err(|source| Error::Stored { key: key.clone(), source })?;
         let scale = scale_of(&*object).ok_or_else(ApiError::unknown_path)?;
         manifests::encode::to_vec(&scale).map(Bytes::from).map_err(|source| Error::Encode { key, source })
     }

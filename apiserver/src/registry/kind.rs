@@ -162,7 +162,7 @@ pub(crate) trait Hooks: Send + Sync + 'static {
         validation: FieldValidation,
     ) -> Result<(Box<dyn AnyObject>, Vec<String>), DecodeError>;
     /// Reads an object from the cache.
-    fn from_json(&self, json: &[u8]) -> Result<Box<dyn AnyObject>, serde_json::Error>;
+    fn read(&self, json: &[u8]) -> Result<Box<dyn AnyObject>, serde_json::Error>;
     fn default(&self, object: &mut dyn AnyObject);
     fn prepare_create(&self, object: &mut dyn AnyObject, env: &Env<'_>) -> Result<(), ApiError>;
     fn prepare_update(
@@ -234,7 +234,7 @@ impl<K: Kind> Hooks for Typed<K> {
         Ok((Box::new(object), warnings.into_iter().map(|warning| warning.message).collect()))
     }
 
-    fn from_json(&self, json: &[u8]) -> Result<Box<dyn AnyObject>, serde_json::Error> {
+    fn read(&self, json: &[u8]) -> Result<Box<dyn AnyObject>, serde_json::Error> {
         Ok(Box::new(serde_json::from_slice::<K::Object>(json)?))
     }
 

@@ -147,7 +147,7 @@ fn current(row: &Row, cached: Option<&Object>) -> Result<Current, Error> {
     let json = cached.json();
     let object = row
         .hooks
-        .from_json(&json)
+        .read(&json)
         .map_err(|source| Error::Stored { key: row.cache.storage.key(cached.key()), source })?;
     Ok(Current { object: Some(object), revision: cached.revision(), json })
 }

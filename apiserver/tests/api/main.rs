@@ -4,6 +4,7 @@ mod access;
 mod common;
 mod crud;
 mod deletion;
+mod faults;
 mod forms;
 mod namespaces;
 mod pods;
