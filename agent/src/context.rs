@@ -9,7 +9,6 @@ use client::{Cache, Client};
 use manifests::k8s_openapi::api::core::v1::{Node, Pod, Service};
 use manifests::k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use manifests::service_env::{self, Bounds};
-use runtime::oci::LinuxDevice;
 use tokio::sync::watch;
 
 use crate::downward::Facts;
@@ -46,8 +45,6 @@ pub struct Context {
     pub resolv_conf: PathBuf,
     /// For probes and hooks.
     pub http: HttpProber,
-    /// For privileged containers.
-    pub host_devices: Vec<LinuxDevice>,
     /// Bounds of a container's log.
     pub logs: LogBounds,
     /// This node's object, once it is there.

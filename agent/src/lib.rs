@@ -1,5 +1,6 @@
 //! The node agent: manifest sources, pod sync, probes, volumes, status.
 
+mod access;
 pub mod context;
 pub mod disk;
 pub mod downward;
@@ -17,9 +18,14 @@ pub mod names;
 pub mod node;
 pub mod objects;
 pub mod pod;
+pub mod pods;
 pub mod probe;
 pub mod resources;
+mod run;
 pub mod server;
 pub mod sources;
 pub mod spec;
 pub mod volume;
+
+pub use access::Access;
+pub use run::{Config, Error, ManifestUrl, Serve, run};

@@ -347,7 +347,7 @@ impl PodNetwork for Arc<FakeMachine> {
 
 #[async_trait]
 impl Departures for Arc<FakeMachine> {
-    async fn leaving(&self, addresses: &[String]) {
+    async fn leaving(&self, _: &str, addresses: &[String]) {
         self.diary.write(format!("leaving {}", addresses.join(" ")));
     }
 }

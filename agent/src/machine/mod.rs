@@ -197,8 +197,9 @@ pub trait PodNetwork: Debug + Send + Sync {
 /// Who sends connections to pods, and has to stop before they go.
 #[async_trait]
 pub trait Departures: Debug + Send + Sync {
-    /// Returns when no new connection will be sent to these addresses, or when nobody answers in time.
-    async fn leaving(&self, addresses: &[String]);
+    /// Returns when no new connection will be sent to the pod with this uid and these addresses, or when nobody answers
+    /// in time.
+    async fn leaving(&self, pod_uid: &str, addresses: &[String]);
 }
 
 /// Nobody sends connections to pods.
@@ -207,5 +208,5 @@ pub struct NoProxy;
 
 #[async_trait]
 impl Departures for NoProxy {
-    async fn leaving(&self, _: &[String]) {}
+    async fn leaving(&self, _: &str, _: &[String]) {}
 }

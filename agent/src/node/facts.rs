@@ -50,7 +50,8 @@ impl Facts {
             disk.f_bavail * 10 < disk.f_blocks || (disk.f_files > 0 && disk.f_favail * 20 < disk.f_files)
         });
         // The last number of loadavg's fourth field is how many tasks there are.
-        let tasks = text("/proc/loadavg").split(['/', ' ']).nth(4).and_then(|count| count.parse::<u64>().ok());
+        let tasks =
+            text("/proc/loadavg").split(['/', ' ']).nth(4).and_then(|count| count.parse::<u64>().ok());
         let pid_max = text("/proc/sys/kernel/pid_max").parse::<u64>().unwrap_or(u64::MAX);
         let available = field(&meminfo, "MemAvailable:");
         Self {
@@ -95,8 +96,14 @@ mod tests {
 
     #[test]
     fn files_are_read_by_name() {
-        assert_eq!(field("MemTotal:       1024 kB\nMemAvailable:  512 kB\n", "MemAvailable:"), Some(512 * 1024));
+        assert_eq!(
+            field("MemTotal:       1024 kB\nMemAvailable:  512 kB\n", "MemAvailable:"),
+            Some(512 * 1024)
+        );
         assert_eq!(field("", "MemTotal:"), None);
-        assert_eq!(os_image("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"), "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!(
+            os_image("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
     }
 }

@@ -109,7 +109,10 @@ impl Reporter {
         let images = self.images.list().await;
         let before = self.reported.as_ref().map(|(status, _)| status);
         let status = status::status(&self.identity, &facts, &images, before, Timestamp::now());
-        let due = self.reported.as_ref().is_none_or(|(have, at)| at.elapsed() >= REPORT || !status::same(have, &status));
+        let due = self
+            .reported
+            .as_ref()
+            .is_none_or(|(have, at)| at.elapsed() >= REPORT || !status::same(have, &status));
         if due {
             let node = match nodes.get_opt(&self.identity.name).await? {
                 None => nodes.create(&self.node(&status)).await?,
@@ -160,7 +163,8 @@ impl Reporter {
         }
         let mut patch = serde_json::json!({"metadata": {"labels": wanted}});
         if no_range {
-            patch["spec"] = serde_json::json!({"podCIDR": self.identity.pod_cidr, "podCIDRs": [self.identity.pod_cidr]});
+            patch["spec"] =
+                serde_json::json!({"podCIDR": self.identity.pod_cidr, "podCIDRs": [self.identity.pod_cidr]});
         }
         self.client.all::<Node>().patch(node.name(), &Patch::Strategic(patch)).await
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use manifests::k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
+    NodeSystemInfo,
 };
 use manifests::k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -70,7 +71,11 @@ pub(super) fn status(
     let pressure = facts.pressure;
     let condition = |type_: &str, status: bool, reason: &str, message: &str| {
         let status = if status { "True" } else { "False" };
-        let old = before.and_then(|before| before.conditions.as_ref()).into_iter().flatten().find(|old| old.type_ == type_);
+        let old = before
+            .and_then(|before| before.conditions.as_ref())
+            .into_iter()
+            .flatten()
+            .find(|old| old.type_ == type_);
         let since = old.filter(|old| old.status == status).and_then(|old| old.last_transition_time.clone());
         NodeCondition {
             type_: type_.to_owned(),
@@ -83,9 +88,19 @@ pub(super) fn status(
     };
     let conditions = vec![
         if pressure.memory {
-            condition("MemoryPressure", true, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available")
+            condition(
+                "MemoryPressure",
+                true,
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+            )
         } else {
-            condition("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available")
+            condition(
+                "MemoryPressure",
+                false,
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            )
         },
         if pressure.disk {
             condition("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure")
@@ -93,14 +108,21 @@ pub(super) fn status(
             condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
         },
         if pressure.pids {
-            condition("PIDPressure", true, "KubeletHasInsufficientPID", "kubelet has insufficient PID available")
+            condition(
+                "PIDPressure",
+                true,
+                "KubeletHasInsufficientPID",
+                "kubelet has insufficient PID available",
+            )
         } else {
             condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available")
         },
         condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
     ];
-    let address = |type_: &str, address: &str| NodeAddress { type_: type_.to_owned(), address: address.to_owned() };
-    let mut addresses: Vec<NodeAddress> = identity.addresses.iter().map(|ip| address("InternalIP", ip)).collect();
+    let address =
+        |type_: &str, address: &str| NodeAddress { type_: type_.to_owned(), address: address.to_owned() };
+    let mut addresses: Vec<NodeAddress> =
+        identity.addresses.iter().map(|ip| address("InternalIP", ip)).collect();
     addresses.push(address("Hostname", &identity.hostname));
     NodeStatus {
         capacity: Some(capacity(facts, identity.max_pods)),
@@ -185,7 +207,12 @@ mod tests {
         let pressed = Facts { pressure: Pressure { memory: true, ..Pressure::default() }, ..facts };
         let third = status(&identity(), &pressed, &[], Some(&second), at("2026-01-01T00:06:00Z"));
         assert!(!same(&second, &third));
-        let times: Vec<String> = third.conditions.unwrap().iter().map(|c| c.last_transition_time.as_ref().unwrap().0.to_string()).collect();
+        let times: Vec<String> = third
+            .conditions
+            .unwrap()
+            .iter()
+            .map(|c| c.last_transition_time.as_ref().unwrap().0.to_string())
+            .collect();
         assert_eq!(times[0], "2026-01-01T00:06:00Z");
         assert_eq!(times[3], "2026-01-01T00:00:00Z");
     }

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
 use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -36,8 +36,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::machine::PodSandbox;
-pub use route::{ContainerPath, LogOptions, StreamOptions};
 use route::{BadRequest, Route};
+pub use route::{ContainerPath, LogOptions, StreamOptions};
 
 /// Connections at a time: every follower of a log and every exec is one.
 const MAX_CONNECTIONS: usize = 1024;
@@ -85,7 +85,12 @@ pub enum NotThere {
 }
 
 /// Serves until told to stop. Open streams go on until their process ends or this process does.
-pub async fn serve(pods: Arc<dyn Pods>, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) {
+pub async fn serve(
+    pods: Arc<dyn Pods>,
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    stop: CancellationToken,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -135,11 +140,13 @@ async fn connection(pods: Arc<dyn Pods>, acceptor: TlsAcceptor, stream: TcpStrea
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 async fn answer(pods: Arc<dyn Pods>, request: Request<Incoming>) -> Response<Body> {
-    let route = match route::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or_default()) {
-        Ok(route) => route,
-        Err(BadRequest::NoSuchPath) => return text(StatusCode::NOT_FOUND, "404 page not found\n"),
-        Err(BadRequest::Parameter(problem)) => return text(StatusCode::BAD_REQUEST, &problem),
-    };
+    let route =
+        match route::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or_default())
+        {
+            Ok(route) => route,
+            Err(BadRequest::NoSuchPath) => return text(StatusCode::NOT_FOUND, "404 page not found\n"),
+            Err(BadRequest::Parameter(problem)) => return text(StatusCode::BAD_REQUEST, &problem),
+        };
     match route {
         Route::Health => text(StatusCode::OK, "ok"),
         Route::Pods => list(&*pods),
@@ -163,7 +170,8 @@ async fn answer(pods: Arc<dyn Pods>, request: Request<Incoming>) -> Response<Bod
 }
 
 fn list(pods: &dyn Pods) -> Response<Body> {
-    let items: Vec<serde_json::Value> = pods.list().iter().filter_map(|pod| serde_json::to_value(&**pod).ok()).collect();
+    let items: Vec<serde_json::Value> =
+        pods.list().iter().filter_map(|pod| serde_json::to_value(&**pod).ok()).collect();
     let list = serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
     let response = Response::builder().header(header::CONTENT_TYPE, "application/json");
     response.body(full(list.to_string())).unwrap_or_else(|_| internal())

@@ -63,7 +63,8 @@ pub(super) enum BadRequest {
 }
 
 pub(super) fn parse(method: &Method, path: &str, query: &str) -> Result<Route, BadRequest> {
-    let segments: Vec<String> = path.split('/').skip(1).map(decode).collect::<Option<_>>().ok_or(BadRequest::NoSuchPath)?;
+    let segments: Vec<String> =
+        path.split('/').skip(1).map(decode).collect::<Option<_>>().ok_or(BadRequest::NoSuchPath)?;
     let names: Vec<&str> = segments.iter().map(String::as_str).collect();
     let query = Query::parse(query)?;
     let reads = method == Method::GET || method == Method::HEAD;
@@ -113,7 +114,9 @@ impl Query {
             Some((decode(&name.replace('+', " "))?, decode(&value.replace('+', " "))?))
         };
         let pairs: Option<Vec<_>> = text.split('&').filter(|pair| !pair.is_empty()).map(pair).collect();
-        pairs.map(Self).ok_or_else(|| BadRequest::Parameter("the query is not valid percent-encoding".to_owned()))
+        pairs
+            .map(Self)
+            .ok_or_else(|| BadRequest::Parameter("the query is not valid percent-encoding".to_owned()))
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -127,7 +130,9 @@ impl Query {
 
     fn number(&self, name: &str) -> Result<Option<u64>, BadRequest> {
         let parse = |text: &str| {
-            text.parse().map_err(|_| BadRequest::Parameter(format!("{name} {text:?} is not a number that is 0 or more")))
+            text.parse().map_err(|_| {
+                BadRequest::Parameter(format!("{name} {text:?} is not a number that is 0 or more"))
+            })
         };
         self.get(name).filter(|text| !text.is_empty()).map(parse).transpose()
     }
@@ -147,7 +152,12 @@ impl Query {
     fn streams(&self) -> StreamOptions {
         let tty = self.is_on("tty");
         StreamOptions {
-            command: self.0.iter().filter(|(name, _)| name == "command").map(|(_, value)| value.clone()).collect(),
+            command: self
+                .0
+                .iter()
+                .filter(|(name, _)| name == "command")
+                .map(|(_, value)| value.clone())
+                .collect(),
             stdin: self.is_on("stdin") || self.is_on("input"),
             stdout: self.is_on("stdout") || self.is_on("output"),
             // A terminal has one stream for both.
@@ -184,19 +194,24 @@ mod tests {
 
     #[test]
     fn logs_have_options() {
-        let Ok(Route::Logs(path, options)) = get("/containerLogs/default/web/a", "follow=true&tailLines=5&sinceTime=2026-01-01T00%3A00%3A00Z")
+        let Ok(Route::Logs(path, options)) =
+            get("/containerLogs/default/web/a", "follow=true&tailLines=5&sinceTime=2026-01-01T00%3A00%3A00Z")
         else {
             panic!()
         };
         assert_eq!(path, container_path("default", "web", "a"));
         assert!(options.follow && !options.previous);
-        assert_eq!((options.tail_lines, options.since_time.as_deref()), (Some(5), Some("2026-01-01T00:00:00Z")));
+        assert_eq!(
+            (options.tail_lines, options.since_time.as_deref()),
+            (Some(5), Some("2026-01-01T00:00:00Z"))
+        );
         assert!(matches!(get("/containerLogs/default/web/a", "tailLines=-1"), Err(BadRequest::Parameter(_))));
     }
 
     #[test]
     fn a_command_keeps_its_arguments_in_order() {
-        let Ok(Route::Exec(_, options)) = get("/exec/default/web/a", "command=sh&command=-c&command=echo+a%26b&stdout=1&stderr=true&tty=0")
+        let Ok(Route::Exec(_, options)) =
+            get("/exec/default/web/a", "command=sh&command=-c&command=echo+a%26b&stdout=1&stderr=true&tty=0")
         else {
             panic!()
         };

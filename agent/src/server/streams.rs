@@ -26,7 +26,11 @@ const WAITING: usize = 4;
 const MAX_MESSAGE: usize = 1 << 20;
 
 /// Answers 101 and runs the command when the connection has switched.
-pub(super) fn exec(container: RunningContainer, options: StreamOptions, request: Request<Incoming>) -> Response<Body> {
+pub(super) fn exec(
+    container: RunningContainer,
+    options: StreamOptions,
+    request: Request<Incoming>,
+) -> Response<Body> {
     upgrade(request, move |socket| async move {
         let spec = ExecSpec {
             argv: options.command.clone(),
@@ -67,7 +71,11 @@ pub(super) fn exec(container: RunningContainer, options: StreamOptions, request:
 }
 
 /// The same with the container's own first process.
-pub(super) fn attach(container: RunningContainer, options: StreamOptions, request: Request<Incoming>) -> Response<Body> {
+pub(super) fn attach(
+    container: RunningContainer,
+    options: StreamOptions,
+    request: Request<Incoming>,
+) -> Response<Body> {
     upgrade(request, move |socket| async move {
         let mut attached = match container.sandbox.attach(&container.id).await {
             Ok(attached) => attached,
@@ -110,18 +118,28 @@ where
     let is_websocket = head(header::UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
     let key = head(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
     let (true, Some(accept)) = (is_websocket, key) else {
-        return text(StatusCode::BAD_REQUEST, "unable to upgrade: a WebSocket is needed (v4.channel.k8s.io or v5.channel.k8s.io)");
+        return text(
+            StatusCode::BAD_REQUEST,
+            "unable to upgrade: a WebSocket is needed (v4.channel.k8s.io or v5.channel.k8s.io)",
+        );
     };
     let Some(protocol) = head(header::SEC_WEBSOCKET_PROTOCOL).and_then(channels::choose) else {
         let spoken = channels::PROTOCOLS.join(", ");
-        return text(StatusCode::BAD_REQUEST, &format!("none of the offered protocols is spoken here: {spoken}"));
+        return text(
+            StatusCode::BAD_REQUEST,
+            &format!("none of the offered protocols is spoken here: {spoken}"),
+        );
     };
     // Detached: it ends with the process or with the connection, whichever is first.
     tokio::spawn(async move {
         match hyper::upgrade::on(request).await {
             Ok(upgraded) => {
-                let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
-                let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+                let config = WebSocketConfig::default()
+                    .max_message_size(Some(MAX_MESSAGE))
+                    .max_frame_size(Some(MAX_MESSAGE));
+                let socket =
+                    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config))
+                        .await;
                 talk(socket).await;
             }
             Err(error) => debug!(%error, "the connection did not switch protocols"),
@@ -190,7 +208,10 @@ async fn copy_out(stream: Option<ReadStream>, channel: u8, to: mpsc::Sender<Byte
     }
 }
 
-async fn send_all(mut sink: impl Sink<Message, Error = WebSocketError> + Unpin, mut waiting: mpsc::Receiver<Bytes>) {
+async fn send_all(
+    mut sink: impl Sink<Message, Error = WebSocketError> + Unpin,
+    mut waiting: mpsc::Receiver<Bytes>,
+) {
     while let Some(message) = waiting.recv().await {
         if let Err(error) = sink.send(Message::Binary(message)).await {
             return debug!(%error, "sending to a client");

@@ -3,6 +3,7 @@
 //!
 //! Follows the OCI runtime specification 1.2 and, for defaults, what containerd gives to a container.
 
+mod devices;
 mod mounts;
 mod security;
 
@@ -16,6 +17,7 @@ use runtime::oci::{
     LinuxSeccomp, Process, Root, Spec, User,
 };
 
+pub use devices::host_devices;
 pub use mounts::{EtcFiles, MountError, VolumeMountPlan, volume_mounts};
 pub use security::{
     SeccompChoice, SecurityError, capabilities, effective_user, privileged, seccomp_choice,

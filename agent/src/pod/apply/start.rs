@@ -11,6 +11,7 @@ use std::sync::Arc;
 use client::ErrorChain;
 use jiff::{SignedDuration, Timestamp};
 use manifests::k8s_openapi::api::core::v1::{Container, Pod};
+use runtime::oci::LinuxDevice;
 use runtime::{ContainerSpec, ContainerState, LogSpec, Rootfs, StartContainerError};
 
 use super::super::hash::container_hash;
@@ -25,7 +26,7 @@ use crate::names::{self, label};
 use crate::objects::Subscription;
 use crate::spec::{
     self, Account, EtcFiles, ImageConfig, SeccompChoice, VolumeMountPlan, capabilities, effective_user,
-    seccomp_choice, verify_run_as_non_root, volume_mounts,
+    host_devices, privileged, seccomp_choice, verify_run_as_non_root, volume_mounts,
 };
 use crate::volume::mount;
 use crate::volume::plan::plan;
@@ -225,6 +226,8 @@ struct Prepared {
     files: EtcFiles,
     volumes: Vec<VolumeMountPlan>,
     hostname: String,
+    /// The node's devices, for a privileged container.
+    devices: Vec<LinuxDevice>,
 }
 
 fn prepare(
@@ -260,7 +263,8 @@ fn prepare(
         })?;
         volume.source = target;
     }
-    Ok(Prepared { rootfs: Rootfs::Overlay { lower: layers, upper, work }, files, volumes, hostname })
+    let devices = if privileged(container) { host_devices(Path::new("/dev")) } else { Vec::new() };
+    Ok(Prepared { rootfs: Rootfs::Overlay { lower: layers, upper, work }, files, volumes, hostname, devices })
 }
 
 /// Writes what all containers of a pod share; the same again for each of them.
@@ -343,7 +347,7 @@ fn container_spec(
         volumes: &prepared.volumes,
         files: &prepared.files,
         seccomp: filter.as_ref(),
-        host_devices: &context.host_devices,
+        host_devices: &prepared.devices,
         memory_capacity: context.node.memory,
     })?;
     let mut labels = BTreeMap::from([

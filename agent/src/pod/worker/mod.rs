@@ -249,6 +249,7 @@ impl Worker {
                 return;
             }
             if !self.wait(plan.wake_at, now, &stop).await {
+                self.publisher.settle_record().await;
                 return;
             }
         }
@@ -649,7 +650,7 @@ impl Worker {
             Action::Leave => {
                 let addresses = self.facts.addresses.clone();
                 let future = async move {
-                    context.machine.departures.leaving(&addresses).await;
+                    context.machine.departures.leaving(names::uid(&pod), &addresses).await;
                     Outcome::Left
                 };
                 (Operation::Leave, Box::pin(future))

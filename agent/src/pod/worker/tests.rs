@@ -8,15 +8,9 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::context::{LogBounds, NodeFacts};
-use crate::etc::DnsSettings;
-use crate::events::Events;
-use crate::fixture;
+use crate::fixture::{self, context};
 use crate::machine::Sandboxes as _;
 use crate::machine::fake::FakeMachine;
-use crate::names::Layout;
-use crate::objects::ObjectSource;
-use crate::probe::HttpProber;
 
 struct Life {
     dir: TempDir,
@@ -25,30 +19,6 @@ struct Life {
     view: watch::Receiver<View>,
     task: JoinHandle<()>,
     stop: CancellationToken,
-}
-
-fn context(dir: &TempDir, machine: &Arc<FakeMachine>) -> Arc<Context> {
-    Arc::new(Context {
-        node: NodeFacts {
-            name: "n".into(),
-            hostname: "n".into(),
-            addresses: vec!["192.0.2.1".into()],
-            memory: 4 << 30,
-            allocatable: BTreeMap::new(),
-        },
-        layout: Layout::new(dir.path()),
-        machine: machine.machine(),
-        objects: ObjectSource::new(None, dir.path().join("objects")),
-        client: None,
-        services: None,
-        events: Events::default(),
-        dns: DnsSettings::default(),
-        resolv_conf: "/etc/resolv.conf".into(),
-        http: HttpProber::new().unwrap(),
-        host_devices: Vec::new(),
-        logs: LogBounds::default(),
-        node_object: watch::channel(None).1,
-    })
 }
 
 impl Life {
