@@ -4,6 +4,7 @@
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod real;
+pub mod store_images;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
