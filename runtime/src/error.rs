@@ -137,12 +137,12 @@ pub enum StartContainerError {
         source: io::Error,
     },
     /// The program was not found in the container, or could not be executed there.
-    #[error("exec: {program:?}: {}", exec_failure(source))]
+    #[error("exec: {program:?}: {}", exec_failure(error))]
     Exec {
         /// The program as asked for.
         program: String,
-        /// Why; `ENOENT` for a program that is not there.
-        source: io::Error,
+        /// Why; `ENOENT` for a program that is not there. Told by the message, and so not its source.
+        error: io::Error,
     },
     /// The keeper could not be asked.
     #[error(transparent)]
@@ -186,12 +186,12 @@ pub enum ExecError {
         source: io::Error,
     },
     /// The program was not found in the container, or could not be executed there.
-    #[error("exec: {program:?}: {}", exec_failure(source))]
+    #[error("exec: {program:?}: {}", exec_failure(error))]
     Program {
         /// The program as asked for.
         program: String,
-        /// Why.
-        source: io::Error,
+        /// Why. Told by the message, and so not its source.
+        error: io::Error,
     },
     /// The keeper could not be asked.
     #[error(transparent)]

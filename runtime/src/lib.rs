@@ -27,6 +27,7 @@ mod exec;
 pub mod keeper;
 mod link;
 mod plan;
+mod prepare;
 mod protocol;
 mod records;
 mod runtime;
@@ -38,6 +39,7 @@ mod state;
 mod stream;
 mod sys;
 pub mod user;
+mod watcher;
 
 pub use error::{
     CreateSandboxError, ErrorClass, ExecError, InvalidId, OpenError, RemoveError, RequestError,

@@ -281,30 +281,27 @@ impl Runtime {
                 drop(lock);
                 return Ok(None);
             }
-            match self.records.connect(&spec.id) {
-                Ok(socket) => {
-                    rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))
-                        .map_err(|errno| io_error("preparing a socket")(errno.into()))?;
-                    match link::greeting(&socket) {
-                        Ok(Ok(greeting)) if greeting.protocol == protocol::VERSION => {
-                            return Keeper::new(greeting, socket)
-                                .map(Some)
-                                .map_err(io_error("opening the keeper"));
-                        }
-                        Ok(Ok(greeting)) => {
-                            return Err(RequestError::Protocol {
-                                sandbox: spec.id.clone(),
-                                reason: format!("it speaks version {} of the protocol", greeting.protocol),
-                            });
-                        }
-                        // It is about to die: the lock will tell.
-                        Ok(Err(_)) => {}
-                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-                        Err(_) => return Err(RequestError::Timeout(spec.id.clone())),
+            // If nobody listens, it is only starting, or about to die.
+            if let Ok(socket) = self.records.connect(&spec.id) {
+                rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))
+                    .map_err(|errno| io_error("preparing a socket")(errno.into()))?;
+                match link::greeting(&socket) {
+                    Ok(Ok(greeting)) if greeting.protocol == protocol::VERSION => {
+                        return Keeper::new(greeting, socket)
+                            .map(Some)
+                            .map_err(io_error("opening the keeper"));
                     }
+                    Ok(Ok(greeting)) => {
+                        return Err(RequestError::Protocol {
+                            sandbox: spec.id.clone(),
+                            reason: format!("it speaks version {} of the protocol", greeting.protocol),
+                        });
+                    }
+                    // It is about to die: the lock will tell.
+                    Ok(Err(_)) => {}
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                    Err(_) => return Err(RequestError::Timeout(spec.id.clone())),
                 }
-                // It is only starting, or about to die.
-                Err(_) => {}
             }
             if start.elapsed().unwrap_or_default() > PATIENCE {
                 return Err(RequestError::Timeout(spec.id.clone()));

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,24 +23,20 @@ use tokio::time::timeout;
 use crate::cgroup;
 use crate::error::{ExecError, RemoveError, RequestError, StartContainerError};
 use crate::exec::{Attach, Exec};
-use crate::link::{self, Answer, Outgoing};
-use crate::plan::text::Text;
-use crate::plan::{self, Context, Refusal};
-use crate::protocol::{self, CgroupFiles, Create, Failure, FailureKind, Listed, ListedState, Reply, Request};
+use crate::link::{Answer, Outgoing};
+use crate::prepare::{END_PATIENCE, Refused, plan_exec, prepare, remove_traces};
+use crate::protocol::{Failure, FailureKind, Listed, ListedState, Reply, Request};
 use crate::records::check_id;
 use crate::runtime::{Runtime, blocking, is_alive};
 use crate::spec::{ContainerSpec, ExecSpec, SandboxSpec, Signal};
 use crate::state::{ContainerState, ContainerStatus, Exit, SandboxEvent, SandboxState, Stats};
-use crate::user;
+use crate::watcher::Watcher;
 
 /// A keeper answers at once what it can answer at once.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Mounting can wait for a server far away.
 const START_PATIENCE: Duration = Duration::from_secs(120);
-
-/// Processes that have been killed can hang in the kernel for a while.
-const END_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The events that a slow receiver may be behind.
 const EVENTS: usize = 256;
@@ -275,8 +271,8 @@ impl Sandbox {
                 FailureKind::NotFound => gone(),
                 FailureKind::NotRunning => ExecError::NotRunning(container.to_owned()),
                 FailureKind::Program => {
-                    let source = failure.source();
-                    ExecError::Program { program: failure.step, source }
+                    let error = failure.source();
+                    ExecError::Program { program: failure.step, error }
                 }
                 FailureKind::Step | FailureKind::Exists | FailureKind::Bad => {
                     let source = failure.source();
@@ -436,8 +432,8 @@ impl Sandbox {
             Err(failure) => Err(match failure.kind {
                 FailureKind::Exists => StartContainerError::Exists(failure.step),
                 FailureKind::Program => {
-                    let source = failure.source();
-                    StartContainerError::Exec { program: failure.step, source }
+                    let error = failure.source();
+                    StartContainerError::Exec { program: failure.step, error }
                 }
                 FailureKind::NotFound | FailureKind::NotRunning => request_error(failure).into(),
                 FailureKind::Step | FailureKind::Bad => {
@@ -585,215 +581,5 @@ impl<'a> Creating<'a> {
 impl Drop for Creating<'_> {
     fn drop(&mut self) {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
-    }
-}
-
-/// Everything before the clone: the description on disk, the cgroup, the plan. Blocks.
-fn prepare(
-    runtime: &Runtime,
-    sandbox: &SandboxSpec,
-    container: &ContainerSpec,
-    gate: bool,
-) -> Result<Create, StartContainerError> {
-    let resources = container.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let directory = runtime.records.container_directory(&sandbox.id, &container.id);
-    runtime
-        .records
-        .write_container(&sandbox.id, container)
-        .map_err(|source| StartContainerError::Record { path: directory, source })?;
-    if let Some(directory) = container.log.as_ref().and_then(|log| log.path.parent()) {
-        std::fs::create_dir_all(directory)
-            .map_err(|source| StartContainerError::Record { path: directory.to_owned(), source })?;
-    }
-    let placement = runtime
-        .tree
-        .create_container(&sandbox.cgroup, &container.id, resources)
-        .map_err(StartContainerError::Cgroup)?;
-    let process = container.spec.process().as_ref();
-    let home = home(
-        process.and_then(|process| process.env().as_deref()),
-        process.map(|p| p.user().uid()),
-        container,
-    );
-    let place = runtime.records.run_directory(&sandbox.id);
-    let plan = plan::container(
-        container,
-        Context {
-            sandbox,
-            cgroups: &placement,
-            place: &place,
-            last_capability: runtime.last_capability,
-            home: home.as_deref(),
-            gate,
-        },
-    )
-    .map_err(|refusal| StartContainerError::Invalid { field: refusal.field, reason: refusal.reason })?;
-    let file = |path: Option<&std::path::PathBuf>| {
-        path.and_then(|path| path.to_str()).and_then(|path| Text::new(path).ok())
-    };
-    let tty = process.and_then(|process| process.terminal()).unwrap_or(false);
-    let record = runtime.records.exit_file(&sandbox.id, &container.id);
-    Ok(Create {
-        container: container.id.clone(),
-        plan,
-        log: container.log.clone(),
-        stdin: container.stdin,
-        stdin_once: container.stdin_once,
-        tty: container.tty || tty,
-        record: file(Some(&record)).ok_or_else(|| StartContainerError::Invalid {
-            field: "stateDir".to_owned(),
-            reason: "is not UTF-8".to_owned(),
-        })?,
-        files: CgroupFiles {
-            oom: file(placement.oom.as_ref()),
-            kill: file(placement.kill.as_ref()),
-            procs: file(placement.procs.as_ref()),
-        },
-    })
-}
-
-/// The home directory for an environment that does not name one, as its password file says.
-fn home(env: Option<&[String]>, uid: Option<u32>, container: &ContainerSpec) -> Option<String> {
-    if env.unwrap_or_default().iter().any(|variable| variable.starts_with("HOME=")) {
-        return None;
-    }
-    Some(user::home(&container.rootfs, uid.unwrap_or(0)).unwrap_or_else(|_| "/".to_owned()))
-}
-
-/// A refusal on its way through an `io::Error`.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-struct Refused(#[from] Refusal);
-
-/// Everything before the clone of an exec. Blocks.
-fn plan_exec(
-    runtime: &Runtime,
-    sandbox: &SandboxSpec,
-    id: &str,
-    spec: &ExecSpec,
-) -> io::Result<protocol::Exec> {
-    let container = runtime.records.container(&sandbox.id, id)?;
-    let placement = runtime.tree.container(&sandbox.cgroup, id);
-    let process = container.spec.process().as_ref();
-    let env = spec.env.as_deref().or_else(|| process.and_then(|process| process.env().as_deref()));
-    let uid =
-        spec.user.as_ref().map(|user| user.uid()).or_else(|| process.map(|process| process.user().uid()));
-    let home = home(env, uid, &container);
-    let place = runtime.records.run_directory(&sandbox.id);
-    let plan = plan::exec(
-        &container,
-        spec,
-        Context {
-            sandbox,
-            cgroups: &placement,
-            place: &place,
-            last_capability: runtime.last_capability,
-            home: home.as_deref(),
-            gate: false,
-        },
-    )
-    .map_err(|refusal| io::Error::other(Refused(refusal)))?;
-    Ok(protocol::Exec {
-        container: id.to_owned(),
-        plan,
-        stdin: spec.stdin,
-        tty: spec.tty,
-        window: spec.window,
-    })
-}
-
-/// Removes cgroup and files of a container whose process has ended. Blocks.
-fn remove_traces(runtime: &Runtime, sandbox: &SandboxSpec, container: &str) -> Result<(), RemoveError> {
-    let left = runtime.tree.kill_all(&sandbox.cgroup, Some(container), END_PATIENCE);
-    if left > 0 {
-        return Err(RemoveError::Alive { id: container.to_owned(), processes: left });
-    }
-    runtime
-        .tree
-        .remove(&sandbox.cgroup, Some(container))
-        .map_err(|source| RemoveError::Cgroup { id: container.to_owned(), source })?;
-    runtime.records.remove_container(&sandbox.id, container).map_err(|source| RemoveError::Files {
-        path: runtime.records.container_directory(&sandbox.id, container),
-        source,
-    })
-}
-
-/// The task behind a sandbox: its connection, and what happens when that ends.
-struct Watcher {
-    runtime: Arc<Runtime>,
-    spec: SandboxSpec,
-    pidfd: Arc<OwnedFd>,
-    calls: mpsc::Receiver<Outgoing>,
-    events: broadcast::Sender<SandboxEvent>,
-    dead: watch::Sender<bool>,
-    removing: Arc<AtomicBool>,
-}
-
-impl Watcher {
-    async fn run(mut self, mut socket: OwnedFd) {
-        loop {
-            let events = self.events.clone();
-            let registered =
-                crate::sys::async_fd(socket, tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE);
-            let ended = match registered {
-                Ok(socket) => {
-                    link::run(socket, &mut self.calls, |event| {
-                        let link::Event::Exited { container, exit } = event;
-                        // Nobody listening is fine.
-                        let _ = events.send(SandboxEvent::ContainerExited { id: container, exit });
-                    })
-                    .await
-                }
-                Err(error) => Err(error),
-            };
-            if ended.is_ok() {
-                // The sandbox is not in anybody's hands any more. Its keeper goes on.
-                return;
-            }
-            if self.has_died().await {
-                return self.bury().await;
-            }
-            // It lives but has closed the connection: we had not read for too long. Begin anew.
-            match self.reconnect().await {
-                Some(again) => socket = again,
-                None => return self.bury().await,
-            }
-        }
-    }
-
-    /// Connects again, however long it takes; `None` if the keeper has died meanwhile. One that hangs is left
-    /// alone: its containers run.
-    async fn reconnect(&self) -> Option<OwnedFd> {
-        let mut pause = Duration::from_millis(100);
-        loop {
-            let (runtime, spec) = (Arc::clone(&self.runtime), self.spec.clone());
-            match blocking(move || runtime.reconnect(&spec)).await {
-                Ok(socket) => return socket,
-                Err(error) => tracing::warn!(sandbox = %self.spec.id, %error, "cannot be reached"),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(30));
-        }
-    }
-
-    /// A process closes its connections a little before it is dead.
-    async fn has_died(&self) -> bool {
-        let Ok(pidfd) = self.pidfd.as_fd().try_clone_to_owned() else { return false };
-        let Ok(pidfd) = crate::sys::async_fd(pidfd, tokio::io::Interest::READABLE) else { return false };
-        timeout(Duration::from_secs(2), pidfd.readable()).await.is_ok()
-    }
-
-    async fn bury(mut self) {
-        if !self.removing.load(Ordering::SeqCst) {
-            let (runtime, spec) = (Arc::clone(&self.runtime), self.spec.clone());
-            blocking(move || runtime.clean_up(&spec)).await;
-        }
-        let _ = self.dead.send(true);
-        // Whoever waits for a reply is told by its end of the channel that none will come.
-        self.calls.close();
-        while self.calls.try_recv().is_ok() {}
-        if !self.removing.load(Ordering::SeqCst) {
-            let _ = self.events.send(SandboxEvent::KeeperDied);
-        }
     }
 }

@@ -25,7 +25,11 @@ struct Setter<'a> {
 
 impl Setter<'_> {
     fn set(&self, what: &'static str, result: Result<(), Error>) -> Result<(), CgroupError> {
-        result.map_err(|source| CgroupError::Limit { what, path: self.path.to_owned(), source })
+        result.map_err(|source| CgroupError::Limit {
+            what,
+            path: self.path.to_owned(),
+            source: Box::new(source),
+        })
     }
 }
 

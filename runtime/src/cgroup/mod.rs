@@ -27,6 +27,8 @@ use std::path::PathBuf;
 pub use layout::{Hierarchy, Layout, Mode};
 pub(crate) use limits::{apply, apply_devices};
 pub(crate) use stats::{oom_kills, stats};
+#[cfg(test)]
+pub(crate) use tree::View;
 pub(crate) use tree::{KEEPERS, Placement, Tree};
 
 /// Working with cgroups.
@@ -71,6 +73,6 @@ pub enum CgroupError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: cgroups_rs::fs::error::Error,
+        source: Box<cgroups_rs::fs::error::Error>,
     },
 }

@@ -436,7 +436,7 @@ impl Tree {
 }
 
 fn creation_error(path: &Path, error: cgroups_rs::fs::error::Error) -> CgroupError {
-    CgroupError::Limit { what: "the directories", path: path.to_owned(), source: error }
+    CgroupError::Limit { what: "the directories", path: path.to_owned(), source: Box::new(error) }
 }
 
 fn make_directory(path: &Path) -> Result<(), CgroupError> {

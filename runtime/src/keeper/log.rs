@@ -145,6 +145,10 @@ impl Lines {
                         self.partial.clear();
                     }
                     chunk = &chunk[end + 1..];
+                    // Empty lines grow forty times longer on their way to the log.
+                    if log.pending.len() >= MAX_LINE {
+                        log.flush(others_between);
+                    }
                 }
                 None => {
                     self.grow(chunk, log, now);

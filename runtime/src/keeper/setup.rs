@@ -139,7 +139,8 @@ pub(super) fn sandbox(setup: Setup, directory: OwnedFd) -> Result<Sandbox, Failu
     // The last to be killed when memory runs out. Not every host lets its root do that.
     let _ = write(c"/proc/self/oom_score_adj", b"-998");
     rustix::process::chdir(c"/").named("changing to /")?;
-    rustix::process::umask(Mode::from_raw_mode(0o077));
+    // Logs can be read by their group; what else we write lies in directories that are closed.
+    rustix::process::umask(Mode::from_raw_mode(0o027));
 
     if let Some(path) = &setup.network {
         let step = format!("entering network namespace {path}");

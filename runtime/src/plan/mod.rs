@@ -16,9 +16,7 @@ pub(crate) use container::{Context, container};
 pub(crate) use exec::exec;
 pub(crate) use options::RDONLY;
 
-
 use std::path::Path;
-
 
 use text::Text;
 
@@ -58,4 +56,3 @@ fn unsupported<T>(field: &str, value: Option<&T>) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests;
-

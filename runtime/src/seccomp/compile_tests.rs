@@ -101,7 +101,8 @@ fn architectures_that_are_not_named_are_killed() {
 fn comparisons_look_at_all_64_bits() {
     use LinuxSeccompOperator::*;
     let big = 0x1_0000_0002_u64;
-    let cases: [(LinuxSeccompOperator, fn(u64, u64) -> bool); 6] = [
+    type Holds = fn(u64, u64) -> bool;
+    let cases: [(LinuxSeccompOperator, Holds); 6] = [
         (ScmpCmpEq, |a, b| a == b),
         (ScmpCmpNe, |a, b| a != b),
         (ScmpCmpLt, |a, b| a < b),

@@ -227,16 +227,16 @@ pub(crate) fn keep_only(
     for fd in standard.iter().map(|fd| Some(*fd)).chain(others.iter().copied()) {
         let target = first + count;
         count += 1;
-        match fd {
+        if let Some(fd) = fd {
             // SAFETY: dup3 reads no memory; what it closes, if anything, is in the range that is closed below.
-            Some(fd) => check(unsafe { libc::dup3(fd.as_raw_fd(), target, libc::O_CLOEXEC) }.into())?,
-            None => {}
+            check(unsafe { libc::dup3(fd.as_raw_fd(), target, libc::O_CLOEXEC) }.into())?;
         }
     }
     for number in 0..count {
         let flags = if number < 3 { 0 } else { libc::O_CLOEXEC };
         // SAFETY: as above. A missing one fails with EBADF, and its number is closed.
         if unsafe { libc::dup3(first + number, number, flags) } < 0 {
+            // SAFETY: whatever had this number is not to be kept.
             unsafe { libc::close(number) };
         }
     }

@@ -1,6 +1,12 @@
 //! A runtime of its own for each test, and the proof that nothing of it is left.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "this is a part of tests, whose functions are not marked as such"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -390,4 +396,35 @@ pub async fn eventually(what: &str, mut so: impl FnMut() -> bool) {
         assert!(start.elapsed() < Duration::from_secs(10), "not after ten seconds: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Changes the process of a specification.
+pub fn with_process(container: &mut ContainerSpec, change: impl FnOnce(&mut runtime::oci::Process)) {
+    let mut process = container.spec.process().clone().unwrap();
+    change(&mut process);
+    container.spec.set_process(Some(process));
+}
+
+pub fn with_linux(container: &mut ContainerSpec, change: impl FnOnce(&mut runtime::oci::Linux)) {
+    let mut linux = container.spec.linux().clone().unwrap();
+    change(&mut linux);
+    container.spec.set_linux(Some(linux));
+}
+
+pub fn add_mounts(spec: &mut Spec, more: Vec<runtime::oci::Mount>) {
+    let mut mounts = usual_mounts();
+    mounts.extend(more);
+    spec.set_mounts(Some(mounts));
+}
+
+pub fn kill_keeper(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// Everything that a stream has to say.
+pub async fn read_all(stream: Option<runtime::ReadStream>) -> String {
+    let mut text = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut stream.unwrap(), &mut text).await.unwrap();
+    text
 }

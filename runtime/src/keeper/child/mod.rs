@@ -36,7 +36,8 @@ pub(super) const PROGRAM: u8 = b'p';
 /// Comes with a terminal.
 pub(super) const TERMINAL: u8 = b't';
 
-pub(super) const PACKET: usize = 128;
+/// Longest packet.
+pub(super) const PACKET: usize = 112;
 
 /// Why a step failed.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use crate::spec::WindowSize;
 use crate::sys::process;
 
 /// What statfs(2) says of devpts.
-const DEVPTS_MAGIC: i64 = 0x1cd1;
+const DEVPTS_MAGIC: rustix::fs::FsWord = 0x1cd1;
 
 impl State {
     /// Opens a terminal in the container's devpts, so that its name means something there. The image chose
@@ -27,7 +27,7 @@ impl State {
         }
         let main = path::open(self.root()?, c"/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY)?;
         let file_system = rustix::fs::fstatfs(&main)?;
-        if i64::from(file_system.f_type) != DEVPTS_MAGIC || !path::is_device(main.as_fd(), 5, 2) {
+        if file_system.f_type != DEVPTS_MAGIC || !path::is_device(main.as_fd(), 5, 2) {
             return Err(Errno::NOTTY.into());
         }
         rustix::pty::unlockpt(&main)?;
