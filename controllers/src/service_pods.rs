@@ -7,6 +7,8 @@ use client::{Cache, ObjectKey, WorkQueue};
 use manifests::k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use manifests::k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::pod_state;
+
 /// A port at which pods of a service are reached.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Port {
@@ -59,15 +61,7 @@ fn selects(service: &Service, pod: &Pod) -> bool {
 
 /// The address at which a pod could be an endpoint: it has one, and has not ended.
 pub(crate) fn address(pod: &Pod) -> Option<&str> {
-    let status = pod.status.as_ref()?;
-    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    status.pod_ip.as_deref().filter(|ip| !ip.is_empty() && !ended)
-}
-
-/// The pod's own word on whether it serves.
-pub(crate) fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    pod.status.as_ref()?.pod_ip.as_deref().filter(|ip| !ip.is_empty() && !pod_state::has_ended(pod))
 }
 
 /// The service's ports as this pod has them. A named target port that the pod does not have is left out.
@@ -93,10 +87,18 @@ fn target_port(port: &ServicePort, protocol: &str, pod: &Pod) -> Option<i32> {
         Some(IntOrString::Int(number)) => Some(*number),
         Some(IntOrString::String(name)) => {
             let spec = pod.spec.as_ref()?;
-            let sidecars = spec.init_containers.iter().flatten().filter(|init| init.restart_policy.as_deref() == Some("Always"));
-            let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+            let sidecars = spec
+                .init_containers
+                .iter()
+                .flatten()
+                .filter(|init| init.restart_policy.as_deref() == Some("Always"));
+            let ports =
+                spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
             ports
-                .filter(|port| port.name.as_deref() == Some(name) && port.protocol.as_deref().unwrap_or("TCP") == protocol)
+                .filter(|port| {
+                    port.name.as_deref() == Some(name)
+                        && port.protocol.as_deref().unwrap_or("TCP") == protocol
+                })
                 .map(|port| port.container_port)
                 .next()
         }

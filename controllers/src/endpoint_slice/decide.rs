@@ -10,6 +10,7 @@ use manifests::k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, E
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::SERVICE_NAME;
+use crate::pod_state;
 use crate::service_pods::{self, Port};
 
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -47,10 +48,13 @@ pub(super) fn observe(
 ) -> Observed {
     let service = services.get(key);
     let pods = service.as_ref().and_then(|service| service_pods::selected(service, pods));
-    let label = |slice: &EndpointSlice, name: &str| slice.metadata.labels.as_ref().and_then(|labels| labels.get(name)).cloned();
+    let label = |slice: &EndpointSlice, name: &str| {
+        slice.metadata.labels.as_ref().and_then(|labels| labels.get(name)).cloned()
+    };
     let mut slices = slices.in_namespace(&key.namespace);
     slices.retain(|slice| {
-        label(slice, SERVICE_NAME).as_ref() == Some(&key.name) && label(slice, MANAGED_BY).as_deref() == Some(CONTROLLER)
+        label(slice, SERVICE_NAME).as_ref() == Some(&key.name)
+            && label(slice, MANAGED_BY).as_deref() == Some(CONTROLLER)
     });
     let mut zones = BTreeMap::new();
     for pod in pods.iter().flatten() {
@@ -170,7 +174,7 @@ fn slice(service: &Service, ports: &[Port], endpoints: Vec<Endpoint>, place: usi
 
 fn endpoint(service: &Service, pod: &Pod, address: &str, zones: &BTreeMap<String, String>) -> Endpoint {
     let publish = service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true);
-    let serving = service_pods::is_ready(pod);
+    let serving = pod_state::is_ready(pod);
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     Endpoint {

@@ -29,7 +29,8 @@ pub(crate) fn start(context: &Context, group: &mut TaskGroup) {
     let to = queue.clone();
     slices.on_change(move |change| {
         for slice in change.states() {
-            if let Some(service) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) {
+            if let Some(service) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME))
+            {
                 to.add(ObjectKey::new(change.key.namespace.clone(), service.clone()));
             }
         }

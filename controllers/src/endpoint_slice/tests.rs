@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use super::decide::{Action, Observed, decide};
 
 fn service(spec: Value) -> Service {
-    serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "default", "uid": "u"}, "spec": spec})).unwrap()
+    serde_json::from_value(
+        json!({"metadata": {"name": "web", "namespace": "default", "uid": "u"}, "spec": spec}),
+    )
+    .unwrap()
 }
 
 fn pod(name: &str, ip: &str, ready: bool) -> Value {
@@ -32,7 +35,9 @@ fn apply(observed: &mut Observed, plan: Vec<Action>) {
                 observed.slices.retain(|have| have.metadata.name != slice.metadata.name);
                 observed.slices.push(Arc::new(slice));
             }
-            Action::Delete { name, .. } => observed.slices.retain(|have| have.metadata.name.as_deref() != Some(&name)),
+            Action::Delete { name, .. } => {
+                observed.slices.retain(|have| have.metadata.name.as_deref() != Some(&name))
+            }
         }
     }
 }
@@ -49,7 +54,9 @@ fn settle(observed: &mut Observed) -> Vec<Arc<EndpointSlice>> {
 #[test]
 fn ready_pods_are_ready_endpoints() {
     let mut observed = observed(
-        service(json!({"clusterIP": "10.43.0.9", "selector": {"a": "b"}, "ports": [{"port": 80, "targetPort": "http"}]})),
+        service(
+            json!({"clusterIP": "10.43.0.9", "selector": {"a": "b"}, "ports": [{"port": 80, "targetPort": "http"}]}),
+        ),
         vec![pod("one", "10.42.0.2", true), pod("two", "10.42.0.3", false)],
     );
     let slices = settle(&mut observed);
@@ -72,7 +79,9 @@ fn a_terminating_pod_serves_but_is_not_ready_unless_published() {
     let mut terminating = pod("one", "10.42.0.2", true);
     terminating["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     for publish in [false, true] {
-        let service = service(json!({"selector": {"a": "b"}, "ports": [{"port": 80}], "publishNotReadyAddresses": publish}));
+        let service = service(
+            json!({"selector": {"a": "b"}, "ports": [{"port": 80}], "publishNotReadyAddresses": publish}),
+        );
         let slices = settle(&mut observed(service, vec![terminating.clone()]));
         let conditions = slices[0].endpoints.as_ref().unwrap()[0].conditions.clone().unwrap();
         assert_eq!(
@@ -96,7 +105,9 @@ fn ended_pods_and_pods_without_an_address_are_no_endpoints() {
 
 #[test]
 fn a_hundred_endpoints_fill_a_slice() {
-    let pods = (0..250).map(|n| pod(&format!("p{n}"), &format!("10.42.{}.{}", n / 250, n % 250 + 1), true)).collect();
+    let pods = (0..250)
+        .map(|n| pod(&format!("p{n}"), &format!("10.42.{}.{}", n / 250, n % 250 + 1), true))
+        .collect();
     let service = service(json!({"selector": {"a": "b"}, "ports": [{"port": 80}]}));
     let slices = settle(&mut observed(service, pods));
     let mut sizes: Vec<_> = slices.iter().map(|slice| slice.endpoints.as_ref().unwrap().len()).collect();

@@ -9,6 +9,7 @@ use manifests::k8s_openapi::api::core::v1::{
 };
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::pod_state;
 use crate::service_pods::{self, Port};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
@@ -73,7 +74,9 @@ fn label<'a>(endpoints: &'a Endpoints, name: &str) -> Option<&'a String> {
 }
 
 fn same(have: &Endpoints, want: &Endpoints) -> bool {
-    let over = |endpoints: &Endpoints| endpoints.metadata.annotations.as_ref().and_then(|all| all.get(OVER_CAPACITY)).cloned();
+    let over = |endpoints: &Endpoints| {
+        endpoints.metadata.annotations.as_ref().and_then(|all| all.get(OVER_CAPACITY)).cloned()
+    };
     have.subsets.as_deref().unwrap_or_default() == want.subsets.as_deref().unwrap_or_default()
         && have.metadata.labels == want.metadata.labels
         && over(have) == over(want)
@@ -84,7 +87,7 @@ fn wanted(service: &Service, pods: &[Arc<Pod>]) -> Endpoints {
     let mut found: Vec<(&str, &Pod, bool)> = pods
         .iter()
         .filter(|pod| publish || pod.metadata.deletion_timestamp.is_none())
-        .filter_map(|pod| Some((service_pods::address(pod)?, &**pod, publish || service_pods::is_ready(pod))))
+        .filter_map(|pod| Some((service_pods::address(pod)?, &**pod, publish || pod_state::is_ready(pod))))
         .collect();
     // When there are too many, those that serve stay.
     found.sort_by(|a, b| (!a.2, a.0).cmp(&(!b.2, b.0)));
@@ -120,7 +123,8 @@ fn wanted(service: &Service, pods: &[Arc<Pod>]) -> Endpoints {
             name: service.metadata.name.clone(),
             namespace: service.metadata.namespace.clone(),
             labels: Some(labels),
-            annotations: truncated.then(|| BTreeMap::from([(OVER_CAPACITY.to_owned(), "truncated".to_owned())])),
+            annotations: truncated
+                .then(|| BTreeMap::from([(OVER_CAPACITY.to_owned(), "truncated".to_owned())])),
             ..ObjectMeta::default()
         },
         subsets: (!subsets.is_empty()).then_some(subsets),

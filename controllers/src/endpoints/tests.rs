@@ -27,7 +27,9 @@ fn observed(pods: &[(&str, bool)]) -> Observed {
 #[track_caller]
 fn settle(observed: &mut Observed) -> Endpoints {
     match decide(observed) {
-        Some(Action::Create(endpoints) | Action::Update(endpoints)) => observed.endpoints = Some(Arc::new(endpoints)),
+        Some(Action::Create(endpoints) | Action::Update(endpoints)) => {
+            observed.endpoints = Some(Arc::new(endpoints))
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(decide(observed), None, "deciding again finds something to do");
@@ -40,7 +42,11 @@ fn ready_and_not_ready_addresses_share_a_subset() {
     let subsets = endpoints.subsets.unwrap();
     assert_eq!(subsets.len(), 1);
     let ips = |addresses: &Option<Vec<_>>| -> Vec<String> {
-        addresses.iter().flatten().map(|address: &manifests::k8s_openapi::api::core::v1::EndpointAddress| address.ip.clone()).collect()
+        addresses
+            .iter()
+            .flatten()
+            .map(|address: &manifests::k8s_openapi::api::core::v1::EndpointAddress| address.ip.clone())
+            .collect()
     };
     assert_eq!(ips(&subsets[0].addresses), ["10.42.0.2", "10.42.0.3"]);
     assert_eq!(ips(&subsets[0].not_ready_addresses), ["10.42.0.4"]);

@@ -8,7 +8,12 @@ use super::decide::Action;
 use super::graph::{Key, kinds, resource};
 use super::observe::Observed;
 
-pub(super) async fn apply(client: &Client, key: &Key, observed: &Observed, plan: Vec<Action>) -> Result<(), Error> {
+pub(super) async fn apply(
+    client: &Client,
+    key: &Key,
+    observed: &Observed,
+    plan: Vec<Action>,
+) -> Result<(), Error> {
     let uid = observed.metadata.uid.clone().unwrap_or_default();
     for action in plan {
         match action {
@@ -22,18 +27,22 @@ pub(super) async fn apply(client: &Client, key: &Key, observed: &Observed, plan:
                 }
             }
             Action::DropOwners(owners) => {
-                let keep: Vec<Value> = references(&observed.metadata, |owner| !owners.iter().any(|gone| gone == owner));
+                let keep: Vec<Value> =
+                    references(&observed.metadata, |owner| !owners.iter().any(|gone| gone == owner));
                 patch(client, key, &observed.metadata, json!({"ownerReferences": keep})).await?;
             }
             Action::Orphan(dependent) => {
-                let Some(now) = api(client, &dependent).get_opt(&dependent.object.name).await? else { continue };
+                let Some(now) = api(client, &dependent).get_opt(&dependent.object.name).await? else {
+                    continue;
+                };
                 if now.metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid) {
                     let keep = references(now.meta(), |owner| owner != uid);
                     patch(client, &dependent, now.meta(), json!({"ownerReferences": keep})).await?;
                 }
             }
             Action::DropFinalizer(name) => {
-                let keep: Vec<&String> = observed.metadata.finalizers.iter().flatten().filter(|have| *have != name).collect();
+                let keep: Vec<&String> =
+                    observed.metadata.finalizers.iter().flatten().filter(|have| *have != name).collect();
                 patch(client, key, &observed.metadata, json!({"finalizers": keep})).await?;
             }
         }
@@ -42,7 +51,13 @@ pub(super) async fn apply(client: &Client, key: &Key, observed: &Observed, plan:
 }
 
 fn references(metadata: &ObjectMeta, keep: impl Fn(&str) -> bool) -> Vec<Value> {
-    metadata.owner_references.iter().flatten().filter(|owner| keep(&owner.uid)).map(|owner| json!(owner)).collect()
+    metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .filter(|owner| keep(&owner.uid))
+        .map(|owner| json!(owner))
+        .collect()
 }
 
 /// Changes metadata of exactly the state that was observed: uid and version go along as preconditions.

@@ -21,11 +21,7 @@ pub(super) enum Action {
 }
 
 pub(super) fn decide(observed: &Observed) -> Vec<Action> {
-    if observed.metadata.deletion_timestamp.is_some() {
-        leaving(observed)
-    } else {
-        owned(observed)
-    }
+    if observed.metadata.deletion_timestamp.is_some() { leaving(observed) } else { owned(observed) }
 }
 
 /// An object on its way out lets its dependents go first, in the manner that its finalizers say.
@@ -82,7 +78,9 @@ mod tests {
     use super::*;
 
     fn owners(states: &[Owner]) -> Vec<(OwnerReference, Owner)> {
-        let owner = |(index, state): (usize, &Owner)| (OwnerReference { uid: index.to_string(), ..OwnerReference::default() }, *state);
+        let owner = |(index, state): (usize, &Owner)| {
+            (OwnerReference { uid: index.to_string(), ..OwnerReference::default() }, *state)
+        };
         states.iter().enumerate().map(owner).collect()
     }
 
@@ -104,7 +102,11 @@ mod tests {
 
     #[track_caller]
     fn check(states: &[Owner], expected: &[Action]) {
-        assert_eq!(decide(&Observed { owners: owners(states), ..Observed::default() }), expected, "{states:?}");
+        assert_eq!(
+            decide(&Observed { owners: owners(states), ..Observed::default() }),
+            expected,
+            "{states:?}"
+        );
     }
 
     #[test]

@@ -4,15 +4,21 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use client::{Api, ApiResource, Cache, Client, Index, Informer, Object as _, ObjectKey, PartialObject, WorkQueue};
+use client::{
+    Api, ApiResource, Cache, Client, Index, Informer, Object as _, ObjectKey, PartialObject, WorkQueue,
+};
+use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use manifests::kinds::{KINDS, Kind};
 
 /// Owners by their uid: the value under which a dependent is found.
 const OWNER: Index<PartialObject> = Index {
     name: "owner",
-    values: |object| object.metadata.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect(),
+    values: |object| {
+        object.metadata.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect()
+    },
 };
-const UID: Index<PartialObject> = Index { name: "uid", values: |object| object.metadata.uid.clone().into_iter().collect() };
+const UID: Index<PartialObject> =
+    Index { name: "uid", values: |object| object.metadata.uid.clone().into_iter().collect() };
 
 /// An object of any kind.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,38 +88,49 @@ impl Graph {
     }
 
     /// Puts keys in the queue when something changes that could ask for work: the object itself, its dependents when
-    /// it goes, its owners when it has gone.
+    /// it goes, its owners when it no longer belongs to them.
     pub(super) fn enqueue_on_change(self: &Arc<Self>, queue: &WorkQueue<Key>) {
         for (kind, cache) in self.caches.iter().enumerate() {
             let (to, graph) = (queue.clone(), Arc::downgrade(self));
             cache.on_change(move |change| {
-                let key = || Key { kind, object: change.key.clone() };
-                let uid = change.newest().map(|object| object.uid().to_owned()).unwrap_or_default();
-                match change.new {
-                    // Most changes are of a status, and change nothing here.
-                    Some(object) if change.old.is_some_and(|old| same(old, object)) => {}
-                    Some(object) => {
-                        let leaving = object.metadata.deletion_timestamp.is_some();
-                        let owned = object.metadata.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
-                        if leaving || owned {
-                            to.add(key());
-                        }
-                        if leaving && let Some(graph) = graph.upgrade() {
-                            graph.dependents(&uid).into_iter().for_each(|(key, _)| to.add(key));
-                        }
+                // Most changes are of a status, and change nothing here.
+                if let (Some(old), Some(new)) = (change.old, change.new)
+                    && same(old, new)
+                {
+                    return;
+                }
+                let Some(graph) = graph.upgrade() else { return };
+                if let Some(object) = change.new {
+                    let owned =
+                        object.metadata.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
+                    if is_leaving(object) || owned {
+                        to.add(Key { kind, object: change.key.clone() });
                     }
-                    None => {
-                        let Some(graph) = graph.upgrade() else { return };
-                        graph.dependents(&uid).into_iter().for_each(|(key, _)| to.add(key));
-                        let owners = change.old.and_then(|old| old.metadata.owner_references.clone()).unwrap_or_default();
-                        for owner in owners {
-                            find(&graph.caches, UID.name, &owner.uid).into_iter().for_each(|(key, _)| to.add(key));
-                        }
-                    }
+                }
+                if change.new.is_none_or(|object| is_leaving(object))
+                    && let Some(object) = change.newest()
+                {
+                    graph.dependents(object.uid()).into_iter().for_each(|(key, _)| to.add(key));
+                }
+                // Owners that it no longer names, or names otherwise, may have waited for that.
+                let names = |owner: &OwnerReference| {
+                    change.new.is_some_and(|object| owners(object).any(|new| new == owner))
+                };
+                let lost = change.old.into_iter().flat_map(|old| owners(old)).filter(|owner| !names(owner));
+                for owner in lost {
+                    find(&graph.caches, UID.name, &owner.uid).into_iter().for_each(|(key, _)| to.add(key));
                 }
             });
         }
     }
+}
+
+fn owners(object: &PartialObject) -> impl Iterator<Item = &OwnerReference> {
+    object.metadata.owner_references.iter().flatten()
+}
+
+fn is_leaving(object: &PartialObject) -> bool {
+    object.metadata.deletion_timestamp.is_some()
 }
 
 /// Whether two states of an object ask for the same.
@@ -129,7 +146,10 @@ fn find(caches: &[Cache<PartialObject>], index: &str, value: &str) -> Vec<(Key, 
         .iter()
         .enumerate()
         .flat_map(|(kind, cache)| {
-            cache.indexed(index, value).into_iter().map(move |object| (Key { kind, object: object.key() }, object))
+            cache
+                .indexed(index, value)
+                .into_iter()
+                .map(move |object| (Key { kind, object: object.key() }, object))
         })
         .collect()
 }

@@ -8,7 +8,7 @@ use super::decide::FOREGROUND;
 use super::graph::{Graph, Key, kinds, resource};
 
 /// What an owner is to its dependent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Owner {
     /// It exists and stays.
     Solid,
@@ -17,6 +17,7 @@ pub(super) enum Owner {
     /// It does not exist, or another object has its name now.
     Absent,
     /// Nobody can tell: its kind is not served here, or could not own this object.
+    #[default]
     Unknown,
 }
 
@@ -33,12 +34,6 @@ pub(super) struct Observed {
     pub(super) metadata: ObjectMeta,
     pub(super) owners: Vec<(OwnerReference, Owner)>,
     pub(super) dependents: Vec<Dependent>,
-}
-
-impl Default for Owner {
-    fn default() -> Self {
-        Self::Unknown
-    }
 }
 
 /// None if the object is gone. The object and its owners are read from the server, dependents from the caches.
@@ -59,7 +54,9 @@ pub(super) async fn observe(client: &Client, graph: &Graph, key: &Key) -> Result
         .into_iter()
         .map(|(key, dependent)| {
             let references = dependent.metadata.owner_references.iter().flatten();
-            let blocks = references.filter(|owner| owner.uid == uid).any(|owner| owner.block_owner_deletion == Some(true));
+            let blocks = references
+                .filter(|owner| owner.uid == uid)
+                .any(|owner| owner.block_owner_deletion == Some(true));
             Dependent { key, blocks }
         })
         .collect();
@@ -82,7 +79,12 @@ async fn state(client: &Client, owner: &OwnerReference, namespace: &str) -> Resu
     })
 }
 
-async fn get(client: &Client, kind: &'static Kind, namespace: &str, name: &str) -> Result<Option<PartialObject>, Error> {
+async fn get(
+    client: &Client,
+    kind: &'static Kind,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<PartialObject>, Error> {
     let namespace = kind.namespaced.then_some(namespace);
     Api::metadata(client.clone(), resource(kind), namespace).get_opt(name).await
 }

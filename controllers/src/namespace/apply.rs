@@ -14,7 +14,9 @@ pub(super) async fn apply(client: &Client, namespace: &Namespace, plan: Plan) ->
         match action {
             Action::DeleteAll(resource) => {
                 let params = DeleteParams::default().propagation(Propagation::Background);
-                Api::metadata(client.clone(), resource, Some(name)).delete_collection(&params, &ListParams::default()).await?;
+                Api::metadata(client.clone(), resource, Some(name))
+                    .delete_collection(&params, &ListParams::default())
+                    .await?;
             }
             Action::SetConditions(conditions) => {
                 let mut namespace = namespace.clone();
@@ -26,8 +28,14 @@ pub(super) async fn apply(client: &Client, namespace: &Namespace, plan: Plan) ->
             }
             Action::Finalize => {
                 let mut namespace = namespace.clone();
-                namespace.spec.get_or_insert_default().finalizers.get_or_insert_default().retain(|name| name != FINALIZER);
-                let result = api.replace_subresource::<_, serde_json::Value>(name, "finalize", &namespace).await;
+                namespace
+                    .spec
+                    .get_or_insert_default()
+                    .finalizers
+                    .get_or_insert_default()
+                    .retain(|name| name != FINALIZER);
+                let result =
+                    api.replace_subresource::<_, serde_json::Value>(name, "finalize", &namespace).await;
                 match result {
                     Ok(_) => {}
                     Err(error) if error.is_not_found() => {}

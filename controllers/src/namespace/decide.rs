@@ -31,7 +31,11 @@ impl Plan {
 }
 
 pub(super) fn decide(observed: &Observed) -> Plan {
-    let held_by_us = observed.namespace.spec.as_ref().is_some_and(|spec| spec.finalizers.iter().flatten().any(|name| name == FINALIZER));
+    let held_by_us = observed
+        .namespace
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.finalizers.iter().flatten().any(|name| name == FINALIZER));
     if observed.remaining.is_empty() {
         return Plan(if held_by_us { vec![Action::Finalize] } else { Vec::new() });
     }
@@ -46,7 +50,10 @@ pub(super) fn decide(observed: &Observed) -> Plan {
     let have = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let same = |wanted: &NamespaceCondition| {
         have.iter().any(|have| {
-            have.type_ == wanted.type_ && have.status == wanted.status && have.reason == wanted.reason && have.message == wanted.message
+            have.type_ == wanted.type_
+                && have.status == wanted.status
+                && have.reason == wanted.reason
+                && have.message == wanted.message
         })
     };
     if !wanted.iter().all(same) {
@@ -65,7 +72,11 @@ fn conditions(remaining: &[Remaining]) -> Vec<NamespaceCondition> {
         last_transition_time: None,
     };
     let resource = |remaining: &Remaining| {
-        let suffix = if remaining.resource.group.is_empty() { String::new() } else { format!(".{}", remaining.resource.group) };
+        let suffix = if remaining.resource.group.is_empty() {
+            String::new()
+        } else {
+            format!(".{}", remaining.resource.group)
+        };
         format!("{}.{suffix}", remaining.resource.plural).replace("..", ".")
     };
     let instances: Vec<String> = remaining
@@ -102,9 +113,15 @@ fn conditions(remaining: &[Remaining]) -> Vec<NamespaceCondition> {
             format!("Some resources are remaining: {}", instances.join(", ")),
         ),
         if finalizers.is_empty() {
-            condition("NamespaceFinalizersRemaining", false, "ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
+            condition(
+                "NamespaceFinalizersRemaining",
+                false,
+                "ContentHasNoFinalizers",
+                "All content-preserving finalizers finished".to_owned(),
+            )
         } else {
-            let message = format!("Some content in the namespace has finalizers remaining: {}", finalizers.join(", "));
+            let message =
+                format!("Some content in the namespace has finalizers remaining: {}", finalizers.join(", "));
             condition("NamespaceFinalizersRemaining", true, "SomeFinalizersRemain", message)
         },
     ]
@@ -152,9 +169,13 @@ mod tests {
         let mut observed = observed(vec![pods(0, 1, &[("example.com/hold", 1)])]);
         let Plan(actions) = decide(&observed);
         let [Action::SetConditions(conditions)] = actions.as_slice() else { panic!("{actions:?}") };
-        let messages: Vec<_> = conditions.iter().map(|condition| condition.message.as_deref().unwrap_or_default()).collect();
+        let messages: Vec<_> =
+            conditions.iter().map(|condition| condition.message.as_deref().unwrap_or_default()).collect();
         assert_eq!(messages[2], "Some resources are remaining: pods. has 1 resource instances");
-        assert_eq!(messages[3], "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances");
+        assert_eq!(
+            messages[3],
+            "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"
+        );
         observed.namespace.status.as_mut().unwrap().conditions = Some(conditions.clone());
         assert_eq!(decide(&observed).0, []);
     }

@@ -30,7 +30,8 @@ pub(crate) fn start(context: &Context, group: &mut TaskGroup) {
     let (to, known) = (queue.clone(), namespaces.clone());
     pods.on_change(move |change| {
         let key = ObjectKey::cluster(change.key.namespace.clone());
-        let leaving = || known.get(&key).is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some());
+        let leaving =
+            || known.get(&key).is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some());
         if change.new.is_none() && leaving() {
             to.add(key);
         }

@@ -34,7 +34,9 @@ pub(super) async fn observe(client: &Client, name: &str) -> Result<Option<Observ
     let mut remaining = Vec::new();
     for kind in namespaced() {
         let resource = resource(kind);
-        let list = Api::metadata(client.clone(), resource.clone(), Some(name)).list_all(&ListParams::default()).await?;
+        let list = Api::metadata(client.clone(), resource.clone(), Some(name))
+            .list_all(&ListParams::default())
+            .await?;
         if list.items.is_empty() {
             continue;
         }

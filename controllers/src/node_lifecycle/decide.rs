@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Object as _, ObjectKey};
 use manifests::k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint, Toleration};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use manifests::k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::GRACE;
+use crate::ownership::Ref;
+use crate::pod_state::is_ready;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -33,6 +34,8 @@ pub(super) struct Observed {
     pub(super) pods: Vec<Arc<Pod>>,
     /// Time since its last sign of life.
     pub(super) silence: Duration,
+    /// Another node is ready.
+    pub(super) others_ready: bool,
     pub(super) now: Timestamp,
 }
 
@@ -42,8 +45,8 @@ pub(super) enum Action {
     SetConditions(Vec<NodeCondition>),
     SetTaints(Vec<Taint>),
     /// The pod's word that it is ready counts no longer.
-    MarkUnready(ObjectKey),
-    Evict { key: ObjectKey, uid: String },
+    MarkUnready(Ref),
+    Evict(Ref),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -81,15 +84,17 @@ pub(super) fn decide(observed: &Observed) -> Plan {
     }
     let have = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
-    let taints = taints(&conditions, &have, unschedulable, observed.now);
+    let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    // When no node is ready, the fault is more likely here than with all of them: pods stay where they are.
+    let evict = ready || observed.others_ready;
+    let taints = taints(&conditions, &have, unschedulable, evict, observed.now);
     if taints != have {
         plan.actions.push(Action::SetTaints(taints.clone()));
     }
 
-    let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
     for pod in &observed.pods {
         if !ready && is_ready(pod) {
-            plan.actions.push(Action::MarkUnready(pod.key()));
+            plan.actions.push(Action::MarkUnready(Ref::to(&**pod)));
         }
         if pod.metadata.deletion_timestamp.is_some() {
             continue;
@@ -97,7 +102,7 @@ pub(super) fn decide(observed: &Observed) -> Plan {
         match eviction(pod, &taints) {
             Eviction::Never => {}
             Eviction::At(time) if time <= observed.now => {
-                plan.actions.push(Action::Evict { key: pod.key(), uid: pod.uid().to_owned() });
+                plan.actions.push(Action::Evict(Ref::to(&**pod)));
             }
             Eviction::At(time) => {
                 let left = Duration::try_from(time.duration_since(observed.now)).unwrap_or_default();
@@ -134,13 +139,21 @@ fn unknown(have: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
 }
 
 /// The taints that follow from conditions replace those that did before; others stay. A taint that stays keeps its time.
-fn taints(conditions: &[NodeCondition], have: &[Taint], unschedulable: bool, now: Timestamp) -> Vec<Taint> {
-    let ours = |taint: &Taint| taint.key == UNSCHEDULABLE || BY_CONDITION.iter().any(|(_, _, key)| taint.key == *key);
+fn taints(
+    conditions: &[NodeCondition],
+    have: &[Taint],
+    unschedulable: bool,
+    evict: bool,
+    now: Timestamp,
+) -> Vec<Taint> {
+    let ours = |taint: &Taint| {
+        taint.key == UNSCHEDULABLE || BY_CONDITION.iter().any(|(_, _, key)| taint.key == *key)
+    };
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     for (type_, status, key) in BY_CONDITION {
         if conditions.iter().any(|condition| condition.type_ == type_ && condition.status == status) {
             wanted.push((key, "NoSchedule"));
-            if type_ == "Ready" {
+            if type_ == "Ready" && evict {
                 wanted.push((key, "NoExecute"));
             }
         }
@@ -150,12 +163,19 @@ fn taints(conditions: &[NodeCondition], have: &[Taint], unschedulable: bool, now
     }
     let mut taints: Vec<Taint> = have
         .iter()
-        .filter(|taint| !ours(taint) || wanted.iter().any(|(key, effect)| taint.key == *key && taint.effect == *effect))
+        .filter(|taint| {
+            !ours(taint) || wanted.iter().any(|(key, effect)| taint.key == *key && taint.effect == *effect)
+        })
         .cloned()
         .collect();
     for (key, effect) in wanted {
         if !taints.iter().any(|taint| taint.key == key && taint.effect == effect) {
-            taints.push(Taint { key: key.to_owned(), effect: effect.to_owned(), value: None, time_added: Some(Time(now)) });
+            taints.push(Taint {
+                key: key.to_owned(),
+                effect: effect.to_owned(),
+                value: None,
+                time_added: Some(Time(now)),
+            });
         }
     }
     taints
@@ -173,7 +193,8 @@ fn eviction(pod: &Pod, taints: &[Taint]) -> Eviction {
     let mut end: Option<Timestamp> = None;
     for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
         let since = taint.time_added.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-        let matching: Vec<&Toleration> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
+        let matching: Vec<&Toleration> =
+            tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
         let seconds = match matching.as_slice() {
             [] => 0,
             some => match some.iter().filter_map(|toleration| toleration.toleration_seconds).min() {
@@ -193,10 +214,11 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let exists = toleration.operator.as_deref() == Some("Exists");
     (effect.is_empty() || effect == taint.effect)
         && (key == taint.key || (key.is_empty() && exists))
-        && (exists || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default())
+        && (exists
+            || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default())
 }
 
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+/// Whether the node says that it is ready.
+pub(super) fn says_ready(node: &Node) -> bool {
+    condition(node, "Ready").is_some_and(|ready| ready.status == "True")
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use client::{Object as _, ObjectKey};
 use manifests::k8s_openapi::api::core::v1::Pod;
 
+use crate::pod_state::{has_ended, node};
+
 /// More ended pods than this are not kept (upstream's default).
 const ENDED_KEPT: usize = 12_500;
 
@@ -16,14 +18,6 @@ pub(super) struct Doomed {
     pub(super) reason: &'static str,
     /// The node whose absence is the reason.
     pub(super) node: Option<String>,
-}
-
-fn node(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 /// A cheap first look at one pod.
@@ -41,8 +35,12 @@ pub(super) fn decide(pods: &[Arc<Pod>], node_exists: impl Fn(&str) -> bool) -> V
     let mut doomed = Vec::new();
     for pod in pods {
         match node(pod) {
-            None if pod.metadata.deletion_timestamp.is_some() => doomed.push(doom(pod, "deleted before it had a node", None)),
-            Some(name) if !node_exists(name) => doomed.push(doom(pod, "its node no longer exists", Some(name))),
+            None if pod.metadata.deletion_timestamp.is_some() => {
+                doomed.push(doom(pod, "deleted before it had a node", None))
+            }
+            Some(name) if !node_exists(name) => {
+                doomed.push(doom(pod, "its node no longer exists", Some(name)))
+            }
             _ => {}
         }
     }
@@ -73,9 +71,15 @@ mod tests {
             }
             Arc::new(serde_json::from_value::<Pod>(pod).unwrap())
         };
-        let pods =
-            [pod("stays", "here", false), pod("leaving", "here", true), pod("lost", "gone", false), pod("early", "", true), pod("new", "", false)];
-        let doomed: Vec<String> = decide(&pods, |name| name == "here").into_iter().map(|doomed| doomed.uid).collect();
+        let pods = [
+            pod("stays", "here", false),
+            pod("leaving", "here", true),
+            pod("lost", "gone", false),
+            pod("early", "", true),
+            pod("new", "", false),
+        ];
+        let doomed: Vec<String> =
+            decide(&pods, |name| name == "here").into_iter().map(|doomed| doomed.uid).collect();
         assert_eq!(doomed, ["lost", "early"]);
     }
 }

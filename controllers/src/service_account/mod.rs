@@ -48,7 +48,8 @@ async fn apply(client: &Client, key: ObjectKey, create: bool) -> Result<Next, Er
         match client.namespaced::<ServiceAccount>(&key.name).create(&account).await {
             Ok(_) => {}
             // The cache was behind, or the namespace went away meanwhile: both are what was wanted.
-            Err(error) if error.is_already_exists() || error.is_not_found() || error.is_namespace_terminating() => {}
+            Err(error)
+                if error.is_already_exists() || error.is_not_found() || error.is_namespace_terminating() => {}
             Err(error) => return Err(error),
         }
     }
@@ -65,7 +66,8 @@ mod tests {
     fn only_a_living_namespace_without_the_account_gets_one() {
         let namespace = |value| serde_json::from_value::<Namespace>(value).unwrap();
         let living = namespace(json!({"metadata": {"name": "a"}, "status": {"phase": "Active"}}));
-        let leaving = namespace(json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+        let leaving =
+            namespace(json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}}));
         assert!(is_missing(Some(&living), false));
         assert!(!is_missing(Some(&living), true));
         assert!(!is_missing(Some(&leaving), false));
