@@ -8,7 +8,7 @@ use std::time::Duration;
 use manifests::k8s_openapi::api::core::v1::Event;
 use manifests::k8s_openapi::jiff::{SignedDuration, Timestamp};
 use store::Revision;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::handlers::delete::DeleteParams;
 use crate::object::Object;
@@ -43,7 +43,7 @@ impl ApiServer {
         }
     }
 
-    /// Compacts the store's history, until the server stops. A cluster in which nothing happens costs nothing.
+    /// Compacts the store's history and that of the caches, until the server stops. A cluster in which nothing happens costs nothing.
     pub(crate) async fn compact_history(self: Arc<Self>) {
         let mut compacted = 0;
         let mut before = self.caches.fresh.applied();
@@ -52,6 +52,8 @@ impl ApiServer {
                 () = self.stop.cancelled() => return,
                 () = sleep(HISTORY) => {}
             }
+            let now = Instant::now();
+            self.registry.rows().iter().for_each(|row| row.cache.tidy(now));
             if before > compacted {
                 match self.caches.store.compact(Revision(before)).await {
                     Ok(()) => compacted = before,

@@ -53,26 +53,28 @@ pub(crate) struct Metrics {
     requests: Family<Requests, Counter>,
     durations: Family<Durations, Histogram>,
     objects: Family<Objects, Gauge>,
-    in_flight: Gauge,
-    pub(crate) watches: Watches,
+    /// Requests that are being answered.
+    pub(crate) in_flight: Level,
+    /// Watches and streams that are open.
+    pub(crate) streams: Level,
 }
 
-/// How many watches and streams are open.
+/// How many of something there are now.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Watches(Gauge);
+pub(crate) struct Level(Gauge);
 
-/// Counts one watch or stream for as long as it lives.
+/// Counts as one for as long as it lives, however it ends.
 #[derive(Debug)]
-pub(crate) struct OpenWatch(Watches);
+pub(crate) struct Counted(Level);
 
-impl Watches {
-    pub(crate) fn open(&self) -> OpenWatch {
+impl Level {
+    pub(crate) fn enter(&self) -> Counted {
         self.0.inc();
-        OpenWatch(self.clone())
+        Counted(self.clone())
     }
 }
 
-impl Drop for OpenWatch {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.0.dec();
     }
@@ -84,8 +86,8 @@ impl Metrics {
         let requests = Family::default();
         let durations = Family::<Durations, Histogram>::new_with_constructor(histogram);
         let objects = Family::default();
-        let in_flight = Gauge::default();
-        let watches = Watches::default();
+        let in_flight = Level::default();
+        let streams = Level::default();
         registry.register("apiserver_request", "Requests that were answered", Family::clone(&requests));
         registry.register(
             "apiserver_request_duration_seconds",
@@ -96,22 +98,17 @@ impl Metrics {
         registry.register(
             "apiserver_current_inflight_requests",
             "Requests being answered",
-            in_flight.clone(),
+            in_flight.0.clone(),
         );
         registry.register(
             "apiserver_longrunning_requests",
             "Watches and streams that are open",
-            watches.0.clone(),
+            streams.0.clone(),
         );
-        Metrics { registry, requests, durations, objects, in_flight, watches }
-    }
-
-    pub(crate) fn began(&self) {
-        self.in_flight.inc();
+        Metrics { registry, requests, durations, objects, in_flight, streams }
     }
 
     pub(crate) fn ended(&self, subject: Subject, code: u16, took: Duration) {
-        self.in_flight.dec();
         let Subject { verb, group, resource, subresource } = subject;
         self.requests.get_or_create(&Requests { verb, group, resource, subresource, code }).inc();
         if verb != "watch" {

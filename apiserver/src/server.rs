@@ -4,10 +4,12 @@
 //! handle: route ─▶ authorise ─▶ limit ─▶ handler (get list watch create update patch delete …) ─▶ render
 //! ```
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::header::{ACCEPT, AUTHORIZATION};
 use http::request::Parts;
 use http::{Method, Request, Response};
@@ -128,15 +130,27 @@ impl ApiServer {
     /// Answers one request.
     pub async fn handle(&self, request: Request<Body>, identity: Identity) -> Response<Body> {
         let began = Instant::now();
-        self.metrics.began();
+        let _counted = self.metrics.in_flight.enter();
         let (parts, body) = request.into_parts();
+        let path = parts.uri.path().to_owned();
+        // A panic is a bug in one handler. It must not take its caller down, which may be another part of the
+        // control plane. Shared state is behind locks that do not mind.
+        let answered = AssertUnwindSafe(self.route(parts, body, identity)).catch_unwind().await;
+        let (subject, response) = answered.unwrap_or_else(|_| {
+            tracing::error!(path, "a handler has panicked");
+            let message = "this request caused apiserver to panic. Look in the logs for details.";
+            (Subject::default(), render::refusal(ApiError::internal(message)))
+        });
+        self.metrics.ended(subject, response.status().as_u16(), began.elapsed());
+        response
+    }
+
+    async fn route(&self, parts: Parts, body: Body, identity: Identity) -> (Subject, Response<Body>) {
         if identity.is_anonymous() && parts.headers.contains_key(AUTHORIZATION) {
             // Tokens and passwords are not known here, and taking the bearer for nobody would only confuse.
-            let response = render::refusal(ApiError::unauthorized());
-            self.metrics.ended(Subject::default(), response.status().as_u16(), began.elapsed());
-            return response;
+            return (Subject::default(), render::refusal(ApiError::unauthorized()));
         }
-        let (subject, response) = match path::parse(parts.uri.path()) {
+        match path::parse(parts.uri.path()) {
             Target::Resource(path) => self.resource(path, parts, body, identity).await,
             Target::Other => {
                 let allowed = authorize::path(&identity, &parts.method, parts.uri.path());
@@ -146,9 +160,7 @@ impl ApiServer {
                 };
                 (Subject { verb: "get", ..Subject::default() }, response)
             }
-        };
-        self.metrics.ended(subject, response.status().as_u16(), began.elapsed());
-        response
+        }
     }
 
     async fn resource(

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Call, Reply};
 use crate::body::Body;
 use crate::error::Error;
-use crate::metrics::OpenWatch;
+use crate::metrics::Counted;
 use crate::object::{EventType, Object, frame};
 use crate::registry::Row;
 use crate::render::EventForm;
@@ -49,7 +49,7 @@ impl ApiServer {
             row: call.row.clone(),
             filter,
             form: EventForm::new(call),
-            _open: self.metrics.watches.open(),
+            _open: self.metrics.streams.enter(),
             cursor: 0,
             generation: 0,
             changed: cache.subscribe(),
@@ -97,7 +97,7 @@ struct Watcher {
     row: Arc<Row>,
     filter: Filter,
     form: EventForm,
-    _open: OpenWatch,
+    _open: Counted,
     /// Everything up to here has been told.
     cursor: u64,
     generation: u64,

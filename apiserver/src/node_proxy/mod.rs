@@ -30,7 +30,7 @@ pub(crate) use self::target::Stream;
 use crate::body::Body;
 use crate::error::Error;
 use crate::handlers::{Call, Reply};
-use crate::metrics::OpenWatch;
+use crate::metrics::Counted;
 use crate::server::ApiServer;
 
 /// An agent that cannot be reached within this is not there.
@@ -89,7 +89,7 @@ impl ApiServer {
             return Err(ApiError::bad_request("Upgrade request required").into());
         }
         let request = Request::builder().method(parts.method).uri(path);
-        let open = self.metrics.watches.open();
+        let open = self.metrics.streams.enter();
         let answer = self.ask_agent(address, port, request, &call.headers, body).await.map_err(|error| {
             let cause =
                 std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
@@ -150,7 +150,7 @@ impl ApiServer {
         &self,
         client: hyper::upgrade::OnUpgrade,
         mut answer: Response<Incoming>,
-        open: OpenWatch,
+        open: Counted,
     ) -> Response<Body> {
         let agent = hyper::upgrade::on(&mut answer);
         let (parts, _) = answer.into_parts();
@@ -186,7 +186,7 @@ fn without_hop_headers(mut parts: http::response::Parts) -> http::response::Part
 }
 
 /// A body that ends with the server and is counted while it lasts.
-fn hold(body: Body, open: OpenWatch, stop: CancellationToken) -> Body {
+fn hold(body: Body, open: Counted, stop: CancellationToken) -> Body {
     use futures_util::StreamExt;
     let state = (body.into_stream(), open);
     let stream = futures_util::stream::unfold(state, async |(mut stream, open)| {

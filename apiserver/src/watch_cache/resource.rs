@@ -186,6 +186,11 @@ impl ResourceCache {
         self.changed.send_replace(wake);
     }
 
+    /// Forgets events that are old.
+    pub(crate) fn tidy(&self, now: Instant) {
+        self.write().ring.trim(now);
+    }
+
     pub(crate) fn get(&self, key: &str) -> Option<Arc<Object>> {
         self.read().objects.get(key).map(|found| found.0.clone())
     }

@@ -13,7 +13,7 @@ use crate::object::Object;
 const MAX_EVENTS: usize = 4096;
 /// At most this many bytes are kept alive by events.
 const MAX_BYTES: usize = 1 << 20;
-/// Events older than this go when newer ones come. Clients that reconnect do so within seconds, and bookmarks move
+/// Events older than this go when newer ones come, or when somebody tidies up. Clients that reconnect do so within seconds, and bookmarks move
 /// quiet ones forward.
 const MAX_AGE: Duration = Duration::from_secs(300);
 /// So many are kept whatever their age: they cost next to nothing.
@@ -43,6 +43,11 @@ impl Ring {
     pub(crate) fn push(&mut self, now: Instant, event: Event) {
         self.bytes += event.weight();
         self.events.push_back((now, Arc::new(event)));
+        self.trim(now);
+    }
+
+    /// Drops what is over the bounds.
+    pub(crate) fn trim(&mut self, now: Instant) {
         while self.over(now) {
             let Some((_, oldest)) = self.events.pop_front() else { break };
             self.floor = oldest.revision;
@@ -146,7 +151,10 @@ mod tests {
         for revision in 2..=101 {
             ring.push(Instant::now(), put("a", revision, None));
         }
-        tokio::time::advance(MAX_AGE * 2).await;
+        tokio::time::advance(MAX_AGE / 2).await;
+        ring.trim(Instant::now());
+        assert_eq!(ring.events.len(), 100);
+        tokio::time::advance(MAX_AGE).await;
         ring.push(Instant::now(), put("a", 102, None));
         assert_eq!((ring.events.len(), ring.floor), (ALWAYS_KEPT, 86));
     }
