@@ -38,6 +38,9 @@ use crate::request::path::{self, ResourcePath, Target};
 use crate::table::IncludeObject;
 use crate::watch_cache::Caches;
 
+/// How long requests wait for a server that is starting.
+const FILL: Duration = Duration::from_secs(10);
+
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -206,6 +209,7 @@ impl ApiServer {
         };
         authorize::resource(&identity, &action, row.as_deref())?;
         let Some(row) = row else { return Err(ApiError::unknown_path().into()) };
+        self.filled().await?;
         let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
         let mut output = accept::negotiate(accept)?;
         output.pretty |= params.flag("pretty")? == Some(true);
@@ -231,6 +235,20 @@ impl ApiServer {
             .await
             .map_err(|_| Error::Deadline)??;
         Ok(render::reply(&call, reply))
+    }
+
+    /// Waits until the caches have been filled for the first time. Until then even a read that takes any state would see
+    /// an empty cluster, and whoever acts on that would tear everything down.
+    async fn filled(&self) -> Result<(), Error> {
+        // The empty store has revision 1.
+        if self.caches.fresh.applied() > 0 {
+            return Ok(());
+        }
+        tokio::time::timeout(FILL, self.caches.fresh.reached(1)).await.map_err(|_| {
+            ApiError::service_unavailable("the server is starting: its caches are being filled")
+                .retry_after(1)
+                .into()
+        })
     }
 
     async fn dispatch(&self, call: &Call, method: &Method, body: Body) -> Result<Reply, Error> {

@@ -70,3 +70,18 @@ async fn discovery_and_the_rest() {
     cluster.ask(Method::PUT, MAPS, "", "").await.refused(405, "MethodNotAllowed");
     cluster.ask(Method::POST, "/version", "", "").await.refused(405, "MethodNotAllowed");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_not_started_shows_no_empty_cluster() {
+    let store = std::sync::Arc::new(store::memory::MemoryStore::new());
+    let server = apiserver::ApiServer::new(store.clone(), apiserver::Config::default());
+    let cluster = Cluster { server, store };
+    cluster.get("/api/v1/pods?resourceVersion=0").await.refused(503, "ServiceUnavailable");
+    assert_eq!(cluster.get("/readyz").await.code, 500);
+    assert_eq!(cluster.get("/livez").await.code, 200);
+    // Who asks a little too early is answered a little later.
+    let (answer, started) =
+        tokio::join!(cluster.get("/api/v1/namespaces?resourceVersion=0"), cluster.server.start());
+    started.expect("starts");
+    answer.expect(200);
+}
