@@ -93,6 +93,7 @@ impl Kind for Pod {
                 if let (Some(new), Some(old)) = (&mut new.spec, &old.spec) {
                     new.priority = new.priority.or(old.priority);
                     new.preemption_policy = new.preemption_policy.take().or(old.preemption_policy.clone());
+                    default_toleration_seconds::admit(new);
                 }
             }
         }

@@ -55,6 +55,17 @@ async fn a_new_pod_is_admitted() {
 }
 
 #[tokio::test]
+async fn an_older_manifest_need_not_name_what_admission_added() {
+    let cluster = Cluster::start().await;
+    let created = cluster.post(PODS, pod("web")).await.expect(201);
+    let mut again = pod("web");
+    again["spec"]["serviceAccountName"] = "default".into();
+    let replaced = cluster.put(&format!("{PODS}/web"), again).await.expect(200);
+    assert_eq!(replaced["spec"], created["spec"]);
+    assert_eq!(replaced["metadata"]["generation"], 1);
+}
+
+#[tokio::test]
 async fn status_and_spec_are_apart() {
     let cluster = Cluster::start().await;
     let created = cluster.post(PODS, pod("web")).await.expect(201);

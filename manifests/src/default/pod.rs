@@ -99,6 +99,7 @@ fn pod_spec(spec: &mut PodSpec) {
     text(&mut spec.scheduler_name, "default-scheduler");
     spec.security_context.get_or_insert_default();
     spec.termination_grace_period_seconds.get_or_insert(30);
+    service_account(spec);
     for volume in spec.volumes.iter_mut().flatten() {
         self::volume(volume);
     }
@@ -113,6 +114,15 @@ fn pod_spec(spec: &mut PodSpec) {
         round_up_to_milli(&mut resources.requests);
     }
     round_up_to_milli(&mut spec.overhead);
+}
+
+/// `serviceAccount` is an older name of `serviceAccountName`: either will do, the newer one wins, and both are shown.
+fn service_account(spec: &mut PodSpec) {
+    let given = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+    if let Some(name) = given(&spec.service_account_name).or_else(|| given(&spec.service_account)) {
+        spec.service_account_name = Some(name.clone());
+        spec.service_account = Some(name);
+    }
 }
 
 fn container(container: &mut Container) {
@@ -294,6 +304,17 @@ mod tests {
                     "priority": "<none>", "serviceAccountName": "<none>", "tolerations": "<none>",
                 },
             }),
+        );
+    }
+
+    #[test]
+    fn the_service_account_has_two_names() {
+        let both = |name: &str| json!({"serviceAccount": name, "serviceAccountName": name});
+        check_spec(json!({"containers": [], "serviceAccountName": "new"}), both("new"));
+        check_spec(json!({"containers": [], "serviceAccount": "old"}), both("old"));
+        check_spec(
+            json!({"containers": [], "serviceAccount": "old", "serviceAccountName": "new"}),
+            both("new"),
         );
     }
 
