@@ -116,6 +116,20 @@ pub(crate) struct ControlPlaneArgs {
     pub(crate) tls_san: Vec<String>,
 }
 
+impl ControlPlaneArgs {
+    /// A control plane for this machine alone.
+    pub(crate) fn local(port: u16) -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            etcd_servers: Vec::new(),
+            etcd_cafile: None,
+            etcd_certfile: None,
+            etcd_keyfile: None,
+            tls_san: Vec::new(),
+        }
+    }
+}
+
 /// Addresses that every part of one cluster must agree on.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ClusterArgs {

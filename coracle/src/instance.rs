@@ -85,6 +85,14 @@ impl Instance {
         }
     }
 
+    /// A port for a server that only this machine needs: the usual one for the default instance, one of its own for every
+    /// other, so that it is the same after a restart; any free one if that is taken.
+    pub(crate) async fn local_port(&self) -> u16 {
+        let wanted = if self.run_dir == Path::new("/run/coracle") { 6443 } else { 20_000 + (hash(&self.run_dir) % 10_000) as u16 };
+        let free = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).await.is_ok();
+        if free { wanted } else { 0 }
+    }
+
     /// Takes the lock that makes this process the only owner of the instance's data directory.
     ///
     /// The lock is the kernel's: it goes away with the process, however that ends. The file holds the
@@ -142,10 +150,14 @@ fn derived_names(run_dir: &Path) -> KernelNames {
     if run_dir == Path::new("/run/coracle") {
         return KernelNames { group: "coracle".to_owned(), bridge: "coracle0".to_owned() };
     }
-    // FNV-1a: short, stable from version to version, and not meant to keep anybody out.
-    let hash = run_dir.as_os_str().as_encoded_bytes().iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    let name = format!("coracle-{:06x}", hash & 0x00ff_ffff);
+    let name = format!("coracle-{:06x}", hash(run_dir) & 0x00ff_ffff);
     KernelNames { group: name.clone(), bridge: name }
+}
+
+/// FNV-1a: short, stable from version to version, and not meant to keep anybody out.
+fn hash(path: &Path) -> u32 {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Creates a directory and its parents; the directory itself is closed to everybody but its owner.

@@ -62,9 +62,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         logging::start(&cli.log, cli.log_format)?;
     }
     match cli.command {
-        Command::Up(_) => Ok(()),
+        Command::Up(args) => up::run_up(args),
         Command::Server(args) => up::run_server(args),
-        Command::Agent(_) => Ok(()),
+        Command::Agent(args) => up::run_agent(args),
         Command::Proxy(args) => up::proxy::run(args),
         Command::Down(args) => tool(up::down::run(args)),
         Command::Apply(args) => tool(commands::apply::run(args)),

@@ -1,5 +1,6 @@
 //! Builds the parts of an instance and runs them until a signal says that it is enough.
 
+mod agent;
 mod control_plane;
 pub(crate) mod down;
 mod node;
@@ -10,19 +11,74 @@ mod transport;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use apiserver::ApiServer;
 use client::TaskGroup;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::flags::ServerArgs;
+use crate::flags::{AgentArgs, ControlPlaneArgs, NodeArgs, ServerArgs, UpArgs};
 use crate::instance::Instance;
 use control_plane::{ControlPlane, Keep};
-use node::ClusterNetwork;
+use node::{ClusterNetwork, Node};
 
 /// How long everything may take to end in order.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// `coracle up`
+pub(crate) fn run_up(args: UpArgs) -> anyhow::Result<()> {
+    let instance = Instance::new(&args.instance)?;
+    instance.create_directories()?;
+    let _lock = instance.lock()?;
+    let node = Node::new(&instance, &args.cluster, &args.node)?;
+    run(async |group: &mut TaskGroup| {
+        let control_plane =
+            ControlPlane::start(&instance, &args.control_plane, node.cluster.services, Keep::OnDisk, group).await?;
+        control_plane.start_controllers(group);
+        start_agent(&instance, &node, &args.node, &control_plane, group).await?;
+        Ok(Some(control_plane.server))
+    })
+}
+
+/// `coracle agent`: of a server's cluster with a kubeconfig; without one, a whole control plane over the memory store, whose only
+/// writer is the node's own manifests.
+pub(crate) fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
+    let instance = Instance::new(&args.instance)?;
+    instance.create_directories()?;
+    let _lock = instance.lock()?;
+    let node = Node::new(&instance, &args.cluster, &args.node)?;
+    run(async |group: &mut TaskGroup| match &args.kubeconfig {
+        Some(kubeconfig) => {
+            let client = client::Client::from_kubeconfig(kubeconfig)?;
+            let pki = apiserver::pki::Pki::open(instance.pki_dir())?;
+            agent::start(&instance, &node, &args.node, &pki, client, group).await?;
+            Ok(None)
+        }
+        None => {
+            if args.node.manifests.is_none() && args.node.manifest_url.is_none() {
+                bail!("nothing to run: give --manifests DIR, --manifest-url URL, or the --kubeconfig of a cluster");
+            }
+            let flags = ControlPlaneArgs::local(instance.local_port().await);
+            let control_plane =
+                ControlPlane::start(&instance, &flags, node.cluster.services, Keep::InMemory, group).await?;
+            control_plane.start_controllers(group);
+            start_agent(&instance, &node, &args.node, &control_plane, group).await?;
+            Ok(Some(control_plane.server))
+        }
+    })
+}
+
+async fn start_agent(
+    instance: &Instance,
+    node: &Node,
+    args: &NodeArgs,
+    control_plane: &ControlPlane,
+    group: &mut TaskGroup,
+) -> anyhow::Result<()> {
+    let user = format!("system:node:{}", node.name);
+    let client = control_plane.client(&user, &["system:nodes"]);
+    agent::start(instance, node, args, &control_plane.pki, client, group).await
+}
 
 /// `coracle server`
 pub(crate) fn run_server(args: ServerArgs) -> anyhow::Result<()> {

@@ -45,25 +45,28 @@ pub(super) fn limits(process: &Process) -> Result<Vec<Step>, Refusal> {
     Ok(steps)
 }
 
+/// The kernel's number of a limit; the C libraries disagree on its type.
 fn resource(limit: PosixRlimitType) -> (u32, &'static str) {
-    match limit {
-        PosixRlimitType::RlimitCpu => (libc::RLIMIT_CPU, "RLIMIT_CPU"),
-        PosixRlimitType::RlimitFsize => (libc::RLIMIT_FSIZE, "RLIMIT_FSIZE"),
-        PosixRlimitType::RlimitData => (libc::RLIMIT_DATA, "RLIMIT_DATA"),
-        PosixRlimitType::RlimitStack => (libc::RLIMIT_STACK, "RLIMIT_STACK"),
-        PosixRlimitType::RlimitCore => (libc::RLIMIT_CORE, "RLIMIT_CORE"),
-        PosixRlimitType::RlimitRss => (libc::RLIMIT_RSS, "RLIMIT_RSS"),
-        PosixRlimitType::RlimitNproc => (libc::RLIMIT_NPROC, "RLIMIT_NPROC"),
-        PosixRlimitType::RlimitNofile => (libc::RLIMIT_NOFILE, "RLIMIT_NOFILE"),
-        PosixRlimitType::RlimitMemlock => (libc::RLIMIT_MEMLOCK, "RLIMIT_MEMLOCK"),
-        PosixRlimitType::RlimitAs => (libc::RLIMIT_AS, "RLIMIT_AS"),
-        PosixRlimitType::RlimitLocks => (libc::RLIMIT_LOCKS, "RLIMIT_LOCKS"),
-        PosixRlimitType::RlimitSigpending => (libc::RLIMIT_SIGPENDING, "RLIMIT_SIGPENDING"),
-        PosixRlimitType::RlimitMsgqueue => (libc::RLIMIT_MSGQUEUE, "RLIMIT_MSGQUEUE"),
-        PosixRlimitType::RlimitNice => (libc::RLIMIT_NICE, "RLIMIT_NICE"),
-        PosixRlimitType::RlimitRtprio => (libc::RLIMIT_RTPRIO, "RLIMIT_RTPRIO"),
-        PosixRlimitType::RlimitRttime => (libc::RLIMIT_RTTIME, "RLIMIT_RTTIME"),
-    }
+    use rustix::process::Resource;
+    let (resource, name) = match limit {
+        PosixRlimitType::RlimitCpu => (Resource::Cpu, "RLIMIT_CPU"),
+        PosixRlimitType::RlimitFsize => (Resource::Fsize, "RLIMIT_FSIZE"),
+        PosixRlimitType::RlimitData => (Resource::Data, "RLIMIT_DATA"),
+        PosixRlimitType::RlimitStack => (Resource::Stack, "RLIMIT_STACK"),
+        PosixRlimitType::RlimitCore => (Resource::Core, "RLIMIT_CORE"),
+        PosixRlimitType::RlimitRss => (Resource::Rss, "RLIMIT_RSS"),
+        PosixRlimitType::RlimitNproc => (Resource::Nproc, "RLIMIT_NPROC"),
+        PosixRlimitType::RlimitNofile => (Resource::Nofile, "RLIMIT_NOFILE"),
+        PosixRlimitType::RlimitMemlock => (Resource::Memlock, "RLIMIT_MEMLOCK"),
+        PosixRlimitType::RlimitAs => (Resource::As, "RLIMIT_AS"),
+        PosixRlimitType::RlimitLocks => (Resource::Locks, "RLIMIT_LOCKS"),
+        PosixRlimitType::RlimitSigpending => (Resource::Sigpending, "RLIMIT_SIGPENDING"),
+        PosixRlimitType::RlimitMsgqueue => (Resource::Msgqueue, "RLIMIT_MSGQUEUE"),
+        PosixRlimitType::RlimitNice => (Resource::Nice, "RLIMIT_NICE"),
+        PosixRlimitType::RlimitRtprio => (Resource::Rtprio, "RLIMIT_RTPRIO"),
+        PosixRlimitType::RlimitRttime => (Resource::Rttime, "RLIMIT_RTTIME"),
+    };
+    (resource as u32, name)
 }
 
 /// The last steps before the program. Their order is what the kernel demands:

@@ -1,0 +1,151 @@
+//! The node agent of an instance: what it is made from.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::machine::Departures;
+use agent::machine::store_images::StoreImages;
+use anyhow::Context;
+use apiserver::pki::{Pki, Subject};
+use async_trait::async_trait;
+use client::{Client, TaskGroup};
+use image::ImageStore;
+use proxy::Control;
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tracing::warn;
+
+use super::node::Node;
+use super::proxy as proxy_process;
+use crate::flags::NodeArgs;
+use crate::instance::Instance;
+
+/// The port where others look for a node's own API.
+const PORT: u16 = 10250;
+/// The Kubernetes version whose behaviour this is.
+const KUBERNETES: &str = "v1.37.0";
+/// How often a manifest at a URL is asked for.
+const URL_PERIOD: Duration = Duration::from_secs(20);
+/// A proxy that does not answer must not keep pods from ending.
+const PROXY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Starts the agent and keeps the proxy running.
+pub(crate) async fn start(
+    instance: &Instance,
+    node: &Node,
+    args: &NodeArgs,
+    pki: &Pki,
+    client: Client,
+    group: &mut TaskGroup,
+) -> anyhow::Result<()> {
+    let store = instance.image_dir();
+    let images = tokio::task::spawn_blocking(move || ImageStore::open(store)).await?.context("opening the image store")?;
+    let listener = listen(args.agent_listen, node).await?;
+    let pair = pki.pair("node", &subject(node))?;
+    let tls = pair.server_config(pki.ca(), true).context("setting up TLS for the agent's API")?;
+    let manifest_url = match &args.manifest_url {
+        None => None,
+        Some(url) => {
+            let url = url.parse().with_context(|| format!("--manifest-url {url:?} is not a URL"))?;
+            Some(agent::ManifestUrl { url, headers: http::HeaderMap::new(), period: URL_PERIOD })
+        }
+    };
+    let config = agent::Config {
+        node_name: node.name.clone(),
+        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        addresses: vec![node.address.to_string()],
+        labels: Default::default(),
+        max_pods: args.max_pods,
+        version: format!("{KUBERNETES}+coracle-{}", env!("CARGO_PKG_VERSION")),
+        data_dir: instance.data_dir.clone(),
+        runtime: super::runtime_config(instance, &node.names.group),
+        network: node.network.clone(),
+        images: Arc::new(StoreImages::new(images)),
+        departures: Arc::new(ProxyDepartures::new(instance.proxy_dir())),
+        services: None,
+        manifests: args.manifests.clone(),
+        manifest_url,
+        dns: agent::etc::DnsSettings { servers: vec![node.cluster.dns.to_string()], domain: node.cluster.domain.clone() },
+        resolv_conf: "/etc/resolv.conf".into(),
+        logs: agent::context::LogBounds::default(),
+        server: Some(agent::Serve { listener, tls: Arc::new(tls) }),
+    };
+    let stop = group.stop().clone();
+    group.spawn("agent", agent::run(config, Some(client), stop.clone()));
+    group.spawn_infallible("proxy's keeper", proxy_process::supervise(instance.clone(), node.clone(), stop));
+    Ok(())
+}
+
+/// The well-known port if it is free, and any other if it is not: the node's object says which. An address that was
+/// asked for is the only one that will do.
+async fn listen(asked: Option<SocketAddr>, node: &Node) -> anyhow::Result<TcpListener> {
+    if let Some(address) = asked {
+        return TcpListener::bind(address).await.with_context(|| format!("listening on {address} (--agent-listen)"));
+    }
+    // The node's address may be that of a bridge that does not exist yet.
+    let any = std::net::Ipv4Addr::UNSPECIFIED;
+    match TcpListener::bind((any, PORT)).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            let listener = TcpListener::bind((any, 0)).await.context("listening for the agent's API")?;
+            warn!(port = listener.local_addr()?.port(), node = node.name, "port {PORT} is in use; the agent's API is on another one");
+            Ok(listener)
+        }
+        Err(error) => Err(error).with_context(|| format!("listening on port {PORT} for the agent's API")),
+    }
+}
+
+fn subject(node: &Node) -> Subject {
+    Subject {
+        common_name: format!("system:node:{}", node.name),
+        organization: Some("system:nodes".to_owned()),
+        dns_names: vec![node.name.clone()],
+        addresses: vec![node.address.into(), std::net::Ipv4Addr::LOCALHOST.into()],
+    }
+}
+
+/// Tells the proxy that a pod is about to go, over a connection that is kept.
+#[derive(Debug)]
+struct ProxyDepartures {
+    run_dir: PathBuf,
+    connection: Mutex<Option<Control>>,
+}
+
+impl ProxyDepartures {
+    fn new(run_dir: PathBuf) -> Self {
+        Self { run_dir, connection: Mutex::new(None) }
+    }
+
+    async fn tell(&self, pod_uid: &str, addresses: &[IpAddr]) -> Result<(), proxy::ControlError> {
+        let mut connection = self.connection.lock().await;
+        // A connection of an earlier proxy fails once; the next one is to the proxy of now.
+        if let Some(control) = connection.as_mut()
+            && control.leaving(pod_uid, addresses).await.is_ok()
+        {
+            return Ok(());
+        }
+        *connection = None;
+        let mut control = Control::connect(&self.run_dir).await?;
+        control.leaving(pod_uid, addresses).await?;
+        *connection = Some(control);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Departures for ProxyDepartures {
+    async fn leaving(&self, pod_uid: &str, addresses: &[String]) {
+        let addresses: Vec<IpAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        if addresses.is_empty() {
+            return;
+        }
+        match tokio::time::timeout(PROXY_PATIENCE, self.tell(pod_uid, &addresses)).await {
+            Ok(Ok(())) => {}
+            // Without a proxy nobody is sent to the pod.
+            Ok(Err(error)) => tracing::debug!(error = %client::ErrorChain(&error), "the proxy is not there to be told"),
+            Err(_) => warn!(pod_uid, "the proxy does not answer; the pod ends without its word"),
+        }
+    }
+}
