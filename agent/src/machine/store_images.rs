@@ -55,7 +55,7 @@ fn convert(image: image::Image) -> Image {
 #[async_trait]
 impl Images for StoreImages {
     async fn find(&self, name: &str) -> Result<Option<Image>, ImageError> {
-        let reference = parse(name)?.name();
+        let reference = parse(name)?.to_string();
         let found = self.blocking(move |store| store.get(&reference)).await;
         match found {
             Some(Ok(found)) => Ok(found.map(convert)),

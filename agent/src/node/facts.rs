@@ -31,13 +31,15 @@ pub struct Facts {
 pub struct Pressure {
     /// Less than 100 MiB of memory available.
     pub memory: bool,
-    /// Less than a tenth of the file system, or a twentieth of its inodes, free.
+    /// Less than a twentieth of the file system (2 GiB at most), or of its inodes, free.
     pub disk: bool,
     /// Nine tenths of the process ids are taken.
     pub pids: bool,
 }
 
 const MIN_MEMORY: u64 = 100 << 20;
+/// A twentieth of a large disk is more than anybody needs to go on.
+const MIN_STORAGE: u64 = 2 << 30;
 
 impl Facts {
     /// Reads everything. What cannot be read is empty. Blocks.
@@ -47,7 +49,7 @@ impl Facts {
         let disk = rustix::fs::statvfs(data_dir).ok();
         let storage = disk.as_ref().map_or(0, |disk| disk.f_blocks * disk.f_frsize);
         let disk_pressure = disk.is_some_and(|disk| {
-            disk.f_bavail * 10 < disk.f_blocks || (disk.f_files > 0 && disk.f_favail * 20 < disk.f_files)
+            disk.f_bavail * disk.f_frsize < (storage / 20).min(MIN_STORAGE) || (disk.f_files > 0 && disk.f_favail * 20 < disk.f_files)
         });
         // The last number of loadavg's fourth field is how many tasks there are.
         let tasks =
