@@ -82,24 +82,24 @@ fn services_are_reached_by_address_name_and_port() {
     cluster.kubectl(["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
     cluster.kubectl(["wait", "--for=condition=Ready", "pod/client", "pod/on-host", "pod/with-port", "--timeout=60s"]).ok();
     let inside = |command: &str| cluster.kubectl(["exec", "client", "--", "sh", "-c", command]);
-    let host = |url: &str| cluster.machine.run("busybox", ["wget", "-q", "-T", "5", "-O", "-", url]);
+    let host = |url: &str| cluster.machine.run("busybox", ["wget", "-q", "-O", "-", url]);
     let address = cluster.kubectl(["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"]).ok();
 
     eventually("the service has all its backends", || {
-        let names = inside("for i in 1 2 3; do wget -q -T 5 -O - http://web/; done").stdout;
+        let names = inside("for i in 1 2 3; do wget -q -O - http://web/; done").stdout;
         let distinct: std::collections::BTreeSet<&str> = names.lines().collect();
         if distinct.len() == 3 { Ok(()) } else { Err(names.clone()) }
     });
 
     // In turn, exactly.
-    let answers = inside(&format!("for i in $(seq 30); do wget -q -T 5 -O - http://{address}/; done")).ok();
+    let answers = inside(&format!("for i in $(seq 30); do wget -q -O - http://{address}/; done")).ok();
     let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
     answers.lines().for_each(|name| *counts.entry(name).or_default() += 1);
     assert_eq!(counts.values().copied().collect::<Vec<_>>(), [10, 10, 10], "{counts:?}");
 
     // From the host, from a pod on the host's network, by node port, by host port.
     assert!(host(&format!("http://{address}/")).ok().starts_with("web-"));
-    assert!(cluster.kubectl(["exec", "on-host", "--", "wget", "-q", "-T", "5", "-O", "-", "http://web.default.svc.cluster.local/"]).ok().starts_with("web-"));
+    assert!(cluster.kubectl(["exec", "on-host", "--", "wget", "-q", "-O", "-", "http://web.default.svc.cluster.local/"]).ok().starts_with("web-"));
     let node = cluster.kubectl(["get", "nodes", "-o", "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}"]).ok();
     assert!(host(&format!("http://{node}:30080/")).ok().starts_with("web-"));
     assert_eq!(host(&format!("http://{node}:8123/")).ok(), "port\n");
@@ -114,13 +114,13 @@ fn services_are_reached_by_address_name_and_port() {
     assert!(inside("cat /etc/resolv.conf").ok().contains("search default.svc.cluster.local svc.cluster.local cluster.local"));
 
     // Nobody behind it: refused at once, not timed out.
-    let refused = inside("time -f %e wget -q -T 20 -O - http://nobody/ 2>&1 | head -n 1").stdout;
+    let refused = inside("time -f %e wget -q -O - http://nobody/ 2>&1 | head -n 1").stdout;
     assert!(refused.contains("refused"), "{refused}");
 
     // A backend that is killed without a word costs nobody an answer.
     let victim = cluster.kubectl(["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}"]).ok();
     cluster.kubectl(["delete", "pod", &victim, "--grace-period=0", "--force"]).ok();
-    let answers = inside("for i in $(seq 20); do wget -q -T 5 -O - http://web/ || echo lost; done").ok();
+    let answers = inside("for i in $(seq 20); do wget -q -O - http://web/ || echo lost; done").ok();
     assert!(!answers.contains("lost"), "{answers}");
 
     // The environment of a pod that was made after the service.
