@@ -187,7 +187,7 @@ impl PodSandbox for FakeSandbox {
         if args[0] == "no-such-program" {
             return Err(StartContainerError::Exec {
                 program: args[0].clone(),
-                source: io::Error::from_raw_os_error(2),
+                error: io::Error::from_raw_os_error(2),
             });
         }
         let state = ContainerState {

@@ -1,52 +1,70 @@
 //! The images of the machine, from its image store.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
-use client::ErrorChain;
-use image::{Auth, ImageStore, Progress, PullOptions, Reference};
+use image::{Auth, ImageStore, Progress, PullError, PullOptions, Reference};
 use runtime::Rootfs;
 
 use super::{Credentials, Image, ImageError, ImageSummary, Images};
 use crate::spec::{Account, ImageConfig};
 
-/// Looks into a store; what is not there is pulled into it.
-#[derive(Debug, Clone)]
+/// The image store of this node, and how its registries are spoken to.
+#[derive(Debug)]
 pub struct StoreImages {
     store: Arc<ImageStore>,
+    options: PullOptions,
+    /// Pulls under way: pods that want the same image wait for the first one's pull.
+    pulling: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl StoreImages {
-    /// Of this store.
+    /// Images of this store.
     pub fn new(store: Arc<ImageStore>) -> Self {
-        Self { store }
+        Self::with_options(store, PullOptions::default())
     }
 
-    /// Runs work on files away from the tasks that must not wait.
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&ImageStore) -> T + Send + 'static) -> Option<T> {
-        let store = Arc::clone(&self.store);
-        // None only while the process is stopping.
-        tokio::task::spawn_blocking(move || work(&store)).await.ok()
+    /// The same, with other than the usual ways to reach registries. Credentials come with each pull.
+    pub fn with_options(store: Arc<ImageStore>, options: PullOptions) -> Self {
+        Self { store, options, pulling: Mutex::default() }
+    }
+
+    fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        // A panic elsewhere does not make a map of locks wrong.
+        let mut pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
+        pulling.retain(|_, turn| turn.strong_count() > 0);
+        match pulling.get(name).and_then(Weak::upgrade) {
+            Some(turn) => turn,
+            None => {
+                let turn = Arc::default();
+                pulling.insert(name.to_owned(), Arc::downgrade(&turn));
+                turn
+            }
+        }
     }
 }
 
 fn parse(name: &str) -> Result<Reference, ImageError> {
-    Reference::parse(name).map_err(|error| ImageError::Name { name: name.to_owned(), reason: ErrorChain(&error).to_string() })
+    Reference::parse(name).map_err(|error| ImageError::Name { name: name.to_owned(), reason: error.problem })
 }
 
-fn convert(image: image::Image) -> Image {
-    let config = image.config.config().as_ref();
-    let texts = |texts: Option<&Vec<String>>| texts.cloned().unwrap_or_default();
+fn described(image: image::Image) -> Image {
+    let config = image.config.config();
+    let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let config = config.as_ref().map_or_else(ImageConfig::default, |config| ImageConfig {
+        env: list(config.env()),
+        entrypoint: list(config.entrypoint()),
+        cmd: list(config.cmd()),
+        working_dir: config.working_dir().clone(),
+        user: config.user().clone().unwrap_or_default(),
+        stop_signal: config.stop_signal().clone(),
+    });
     Image {
-        id: image.id.to_string(),
-        config: ImageConfig {
-            env: texts(config.and_then(|config| config.env().as_ref())),
-            entrypoint: texts(config.and_then(|config| config.entrypoint().as_ref())),
-            cmd: texts(config.and_then(|config| config.cmd().as_ref())),
-            working_dir: config.and_then(|config| config.working_dir().clone()).filter(|directory| !directory.is_empty()),
-            user: config.and_then(|config| config.user().clone()).unwrap_or_default(),
-            stop_signal: config.and_then(|config| config.stop_signal().clone()),
-        },
+        // What it was pulled by says more than what it is.
+        id: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
+        config,
         layers: image.layers,
         size: image.size,
     }
@@ -55,33 +73,41 @@ fn convert(image: image::Image) -> Image {
 #[async_trait]
 impl Images for StoreImages {
     async fn find(&self, name: &str) -> Result<Option<Image>, ImageError> {
-        let reference = parse(name)?.to_string();
-        let found = self.blocking(move |store| store.get(&reference)).await;
+        let reference = parse(name)?;
+        let store = self.store.clone();
+        let found = tokio::task::spawn_blocking(move || store.get(&reference.to_string())).await;
         match found {
-            Some(Ok(found)) => Ok(found.map(convert)),
-            Some(Err(error)) => Err(ImageError::Inspect(ErrorChain(&error).to_string())),
-            None => Ok(None),
+            Ok(Ok(image)) => Ok(image.map(described)),
+            Ok(Err(error)) => Err(ImageError::Inspect(client::ErrorChain(&error).to_string())),
+            Err(error) => Err(ImageError::Inspect(error.to_string())),
         }
     }
 
     async fn pull(&self, name: &str, credentials: &[Credentials]) -> Result<Image, ImageError> {
         let reference = parse(name)?;
-        let mut attempts: Vec<Auth> = credentials
-            .iter()
-            .map(|known| Auth::Basic { user: known.username.clone(), password: known.password.clone() })
-            .collect();
-        if attempts.is_empty() {
-            attempts.push(Auth::Anonymous);
-        }
-        let mut refusal = String::new();
-        for auth in attempts {
-            let options = PullOptions { auth, ..PullOptions::default() };
+        let turn = self.turn(name);
+        let _turn = turn.lock().await;
+        let with = credentials.iter().map(|credentials| Auth::Basic {
+            user: credentials.username.clone(),
+            password: credentials.password.clone(),
+        });
+        let mut refused: Option<PullError> = None;
+        // Without credentials last: what they open, everybody may have only if the registry says so.
+        for auth in with.chain([Auth::Anonymous]) {
+            let options = PullOptions { auth, ..self.options.clone() };
             match self.store.pull(&reference, &options, &Progress::default()).await {
-                Ok(image) => return Ok(convert(image)),
-                Err(error) => refusal = ErrorChain(&error).to_string(),
+                Ok(image) => return Ok(described(image)),
+                Err(error) => {
+                    let next = error.may_pass();
+                    refused.get_or_insert(error);
+                    if next {
+                        break;
+                    }
+                }
             }
         }
-        Err(ImageError::Pull(refusal))
+        let message = refused.map(|error| client::ErrorChain(&error).to_string());
+        Err(ImageError::Pull(message.unwrap_or_default()))
     }
 
     fn registry(&self, name: &str) -> Option<String> {
@@ -89,25 +115,36 @@ impl Images for StoreImages {
     }
 
     async fn list(&self) -> Vec<ImageSummary> {
-        let images = match self.blocking(ImageStore::list).await {
-            Some(Ok(images)) => images,
-            Some(Err(error)) => {
-                tracing::warn!(error = %ErrorChain(&error), "the images cannot be listed");
+        let store = self.store.clone();
+        let listed = tokio::task::spawn_blocking(move || store.list()).await;
+        let images = match listed {
+            Ok(Ok(images)) => images,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %client::ErrorChain(&error), "listing images");
                 Vec::new()
             }
-            None => Vec::new(),
+            // Only fails when the process is stopping.
+            Err(_) => Vec::new(),
         };
-        images.into_iter().map(|image| ImageSummary { names: image.names, size: image.size }).collect()
+        let summary = |image: image::Image| ImageSummary {
+            names: image.repo_digests.into_iter().chain(image.names).collect(),
+            size: image.size,
+        };
+        images.into_iter().map(summary).collect()
     }
 
     async fn account(&self, rootfs: Rootfs, user: String) -> Result<Account, runtime::user::UserError> {
-        let looked_up = tokio::task::spawn_blocking(move || {
-            let account = runtime::user::lookup(&rootfs, &user)?;
-            Ok(Account { uid: account.uid, gid: account.gid, image_groups: account.additional_gids, home: account.home })
-        });
-        match looked_up.await {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
+        let stopping = || runtime::user::UserError::Read {
+            file: "/etc/passwd",
+            source: io::Error::other("the agent is stopping"),
+        };
+        let found = tokio::task::spawn_blocking(move || runtime::user::lookup(&rootfs, &user)).await;
+        let account = found.map_err(|_| stopping())??;
+        Ok(Account {
+            uid: account.uid,
+            gid: account.gid,
+            image_groups: account.additional_gids,
+            home: account.home,
+        })
     }
 }

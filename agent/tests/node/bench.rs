@@ -1,5 +1,11 @@
 //! A node of its own for each test, driven by a directory of manifests, and the proof that nothing of it is left.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test's tools fail like a test, and say why it is skipped"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -10,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use agent::Config;
 use agent::machine::NoProxy;
-use agent::machine::real::StoredImages;
-use image::{ImageStore, PullOptions, Reference};
+use agent::machine::store_images::StoreImages;
+use image::{ImageStore, Reference};
 use manifests::k8s_openapi::api::core::v1::PodStatus;
 use network::NetNs;
 use tokio::task::JoinHandle;
@@ -101,7 +107,7 @@ impl Bench {
                 nft_table: "coracle-test".into(),
                 state_dir: self.path("run/network"),
             },
-            images: Arc::new(StoredImages::new(self.images.clone(), PullOptions::default())),
+            images: Arc::new(StoreImages::new(self.images.clone())),
             departures: Arc::new(NoProxy),
             services: None,
             manifests: Some(self.path("manifests")),

@@ -1,5 +1,7 @@
 //! Pods from a directory of manifests, from their start to their end.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::time::{Duration, Instant};
 
 use crate::bench::on_a_node;

@@ -150,11 +150,7 @@ fn not_started(
     fail: &impl Fn(&str, String) -> StartFailure,
     error: &StartContainerError,
 ) -> StartFailure {
-    let message = match error {
-        // Says why itself.
-        StartContainerError::Exec { .. } => error.to_string(),
-        _ => ErrorChain(error).to_string(),
-    };
+    let message = ErrorChain(error).to_string();
     if !matches!(error, StartContainerError::Exec { .. } | StartContainerError::Step { .. }) {
         return fail("CreateContainerError", message);
     }
