@@ -33,6 +33,7 @@ pub(crate) async fn run(args: DownArgs) -> anyhow::Result<()> {
     end_owner(&instance).await?;
     let mut failures = Vec::new();
     note(&mut failures, "ending the pods", end_sandboxes(&instance, &node).await);
+    note(&mut failures, "removing the control groups", remove_cgroups(&node.names.group));
     note(&mut failures, "ending the proxy", end_proxy(&instance).await);
     note(&mut failures, "removing the pod network", remove_network(&node).await);
     note(&mut failures, "unmounting", unmount_below(&[&instance.data_dir, &instance.run_dir]));
@@ -79,8 +80,31 @@ async fn end_sandboxes(instance: &Instance, node: &Node) -> anyhow::Result<()> {
         sandbox.remove().await.with_context(|| format!("sandbox {}", sandbox.id()))
     });
     let results = futures_util::future::join_all(removals).await;
-    results.into_iter().collect::<anyhow::Result<()>>()?;
+    results.into_iter().collect::<anyhow::Result<()>>()
+}
+
+/// Removes the instance's control group from every hierarchy, the innermost groups first. The kernel refuses to remove one
+/// that still has a process, so nothing is lost by trying.
+fn remove_cgroups(group: &str) -> anyhow::Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    for line in table.lines().filter(|line| line.contains(" - cgroup")) {
+        let Some(hierarchy) = line.split(' ').nth(4).map(unescape) else { continue };
+        let path = Path::new(&hierarchy).join(group);
+        if path.is_dir() {
+            remove_tree(&path)?;
+        }
+    }
     Ok(())
+}
+
+fn remove_tree(path: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(path).with_context(|| format!("listing {}", path.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    std::fs::remove_dir(path).with_context(|| format!("removing {}", path.display()))
 }
 
 async fn end_proxy(instance: &Instance) -> anyhow::Result<()> {

@@ -142,6 +142,7 @@ pub(crate) fn runtime_config(instance: &Instance, group: &str) -> runtime::Confi
         run_dir: instance.keeper_dir(),
         state_dir: instance.data_dir.join("sandboxes"),
         cgroup_parent: group.to_owned(),
-        keeper_argv: vec!["/proc/self/exe".into(), crate::KEEPER.into()],
+        // The directory says to whoever looks at processes whose keeper it is.
+        keeper_argv: vec!["/proc/self/exe".into(), crate::KEEPER.into(), instance.keeper_dir().into()],
     }
 }
