@@ -21,7 +21,7 @@ spec:
   containers:
   - name: echo
     image: coracle.example/busybox:1
-    command: [sh, -c, 'echo started; exec nc -lk -p 7 -e cat']
+    command: [sh, -c, 'echo started; exec nc -ll -p 7 -e cat']
     readinessProbe: {tcpSocket: {port: 7}, periodSeconds: 1}
 ---
 apiVersion: v1

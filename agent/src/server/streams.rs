@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 use tracing::debug;
 
@@ -158,6 +159,7 @@ where
 async fn refuse(mut socket: Socket, message: String) {
     let status = channels::status(&Err(message));
     if socket.send(Message::Binary(status)).await.is_ok() {
+        _ = socket.send(goodbye()).await;
         _ = socket.close(None).await;
     }
 }
@@ -217,7 +219,13 @@ async fn send_all(
             return debug!(%error, "sending to a client");
         }
     }
+    _ = sink.send(goodbye()).await;
     _ = sink.close().await;
+}
+
+/// Clients take a close without a code for a connection that broke off.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 /// Ends only when the client is gone: one that has no more to say may still listen.
