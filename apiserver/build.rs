@@ -21,7 +21,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Value, json};
 
 #[path = "../manifests/src/strategic.rs"]
-#[expect(dead_code, reason = "a build script needs only the lookup")]
+#[expect(dead_code, unreachable_pub, reason = "a build script needs only the lookup")]
 mod strategic;
 
 type Schemas = BTreeMap<String, Value>;
