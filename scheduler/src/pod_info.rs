@@ -1,6 +1,7 @@
 //! What a pod takes from its node.
 
 use client::{Object, ObjectKey};
+use jiff::Timestamp;
 use manifests::k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use crate::resources::Resources;
@@ -48,6 +49,10 @@ pub struct PodInfo {
     pub weight: (i64, i64),
     /// Ports on the host.
     pub ports: Vec<HostPort>,
+    /// Since when it runs.
+    pub started: Option<Timestamp>,
+    /// It is on its way out.
+    pub leaving: bool,
 }
 
 impl PodInfo {
@@ -63,6 +68,8 @@ impl PodInfo {
             priority: priority(pod),
             weight: spec.map_or((0, 0), |spec| weight(spec, &requests)),
             ports: spec.map(host_ports).unwrap_or_default(),
+            started: pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0),
+            leaving: pod.metadata.deletion_timestamp.is_some(),
             requests,
         }
     }

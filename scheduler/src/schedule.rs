@@ -3,6 +3,7 @@
 use manifests::k8s_openapi::api::core::v1::Pod;
 
 use crate::plugins::{FILTERS, Plugin, Refusal, Request, SCORERS, scale};
+use crate::preempt::preempt;
 use crate::snapshot::{NodeFacts, NodeInfo, Snapshot};
 use crate::unschedulable::{NodeVerdict, Unschedulable};
 
@@ -41,9 +42,17 @@ impl NodeScore {
 /// then the first by name.
 pub fn schedule(snapshot: &Snapshot, pod: &Pod) -> Result<Placement, Unschedulable> {
     let request = Request::of(pod);
-    let feasible: Vec<(&NodeFacts, &NodeInfo)> =
-        snapshot.nodes().filter(|(node, info)| first_refusal(&request, node, info).is_none()).collect();
     let nodes = snapshot.node_count();
+    // Others had to go for it there.
+    if let Some((node, info)) = snapshot.nomination_of(&request.info.uid).and_then(|node| snapshot.node(node))
+        && first_refusal(snapshot, &request, node, info).is_none()
+    {
+        return Ok(Placement { node: node.name().to_owned(), feasible: 1, nodes, score: 0 });
+    }
+    let feasible: Vec<(&NodeFacts, &NodeInfo)> = snapshot
+        .nodes()
+        .filter(|(node, info)| first_refusal(snapshot, &request, node, info).is_none())
+        .collect();
     let chosen = match feasible.as_slice() {
         [] => return Err(explain(snapshot, &request)),
         [(node, _)] => (*node, 0),
@@ -55,8 +64,10 @@ pub fn schedule(snapshot: &Snapshot, pod: &Pod) -> Result<Placement, Unschedulab
 /// The scores of every node that would do, best first.
 pub fn scores(snapshot: &Snapshot, pod: &Pod) -> Vec<NodeScore> {
     let request = Request::of(pod);
-    let feasible: Vec<(&NodeFacts, &NodeInfo)> =
-        snapshot.nodes().filter(|(node, info)| first_refusal(&request, node, info).is_none()).collect();
+    let feasible: Vec<(&NodeFacts, &NodeInfo)> = snapshot
+        .nodes()
+        .filter(|(node, info)| first_refusal(snapshot, &request, node, info).is_none())
+        .collect();
     let mut rows: Vec<NodeScore> = feasible
         .iter()
         .map(|(node, _)| NodeScore { node: node.name().to_owned(), scores: Vec::new() })
@@ -66,8 +77,34 @@ pub fn scores(snapshot: &Snapshot, pod: &Pod) -> Vec<NodeScore> {
     rows
 }
 
-fn first_refusal(request: &Request<'_>, node: &NodeFacts, info: &NodeInfo) -> Option<Refusal> {
-    FILTERS.iter().find_map(|filter| filter(request, node, info))
+/// Why a node does not do, if it does not. Room that is kept for pods of the same or a higher priority is not
+/// there.
+pub(crate) fn first_refusal(
+    snapshot: &Snapshot,
+    request: &Request<'_>,
+    node: &NodeFacts,
+    info: &NodeInfo,
+) -> Option<Refusal> {
+    let refusal = FILTERS.iter().find_map(|filter| filter(request, node, info));
+    let kept = with_kept_room(snapshot, request, node, info);
+    refusal.or_else(|| kept.and_then(|info| FILTERS.iter().find_map(|filter| filter(request, node, &info))))
+}
+
+/// The node as it will be when the pods are there for which room is kept; None if there are none.
+fn with_kept_room(
+    snapshot: &Snapshot,
+    request: &Request<'_>,
+    node: &NodeFacts,
+    info: &NodeInfo,
+) -> Option<NodeInfo> {
+    let mut kept = snapshot
+        .nominated_on(node.name(), &request.info.uid)
+        .filter(|pod| pod.priority >= request.info.priority)
+        .peekable();
+    kept.peek()?;
+    let mut info = info.clone();
+    kept.for_each(|pod| info.add(pod.clone()));
+    Some(info)
 }
 
 /// Calls `each` with every plugin's weighted score of every node.
@@ -104,17 +141,21 @@ fn best<'a>(
     (nodes[best].0, totals[best])
 }
 
-/// Every filter's verdict on every node.
+/// Every filter's verdict on every node, and whether others could make room.
 fn explain(snapshot: &Snapshot, request: &Request<'_>) -> Unschedulable {
-    let nodes = snapshot
+    let nodes: Vec<NodeVerdict> = snapshot
         .nodes()
-        .map(|(node, info)| NodeVerdict {
-            node: node.name().to_owned(),
-            refusals: FILTERS.iter().filter_map(|filter| filter(request, node, info)).collect(),
+        .map(|(node, info)| {
+            let kept = with_kept_room(snapshot, request, node, info);
+            let info = kept.as_ref().unwrap_or(info);
+            NodeVerdict {
+                node: node.name().to_owned(),
+                refusals: FILTERS.iter().filter_map(|filter| filter(request, node, info)).collect(),
+            }
         })
         .collect();
-    let may_preempt = request.spec.preemption_policy.as_deref() != Some("Never");
-    Unschedulable { nodes, may_preempt }
+    let preemption = preempt(snapshot, request, &nodes);
+    Unschedulable { nodes, preemption }
 }
 
 #[cfg(test)]
@@ -174,6 +215,24 @@ mod tests {
             }),
             "0/2 nodes are available: 2 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never.",
         );
+    }
+
+    #[test]
+    fn room_that_others_made_is_kept() {
+        let mut snapshot = cluster(vec![node("a").allocatable("cpu", "1")]);
+        let nominee = pod("nominee").priority(10).request("cpu", "800m");
+        snapshot.nominate("a", Arc::new(PodInfo::of(&nominee.clone().build())));
+        check(
+            &snapshot,
+            pod("later").request("cpu", "800m"),
+            "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims \
+             found for incoming pod.",
+        );
+        check(&snapshot, pod("small").request("cpu", "100m"), "a");
+        check(&snapshot, pod("higher").priority(11).request("cpu", "800m"), "a");
+        check(&snapshot, nominee.clone(), "a");
+        snapshot.add_pod("a", Arc::new(PodInfo::of(&nominee.build())));
+        assert_eq!(snapshot.nomination_of("nominee"), None);
     }
 
     #[test]

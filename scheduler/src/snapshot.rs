@@ -113,6 +113,8 @@ pub struct Snapshot {
     /// How many nodes hold each image.
     images: HashMap<String, usize>,
     known: usize,
+    /// Pods for which others had to go, by uid, with the node where that happened; few or none.
+    nominated: BTreeMap<String, (String, Arc<PodInfo>)>,
 }
 
 impl Snapshot {
@@ -204,8 +206,30 @@ impl Snapshot {
         }
     }
 
+    /// Room on the node is meant for the pod: pods of lower priority must leave it free.
+    pub fn nominate(&mut self, node: &str, pod: Arc<PodInfo>) {
+        self.nominated.insert(pod.uid.clone(), (node.to_owned(), pod));
+    }
+
+    /// No room is kept for the pod any more. Says whether some was.
+    pub fn drop_nomination(&mut self, uid: &str) -> bool {
+        self.nominated.remove(uid).is_some()
+    }
+
+    /// The node on which room is kept for a pod.
+    pub fn nomination_of(&self, uid: &str) -> Option<&str> {
+        self.nominated.get(uid).map(|(node, _)| node.as_str())
+    }
+
+    /// Pods for which room is kept on a node, other than `but`.
+    pub fn nominated_on<'a>(&'a self, node: &'a str, but: &'a str) -> impl Iterator<Item = &'a Arc<PodInfo>> {
+        let there = self.nominated.values().filter(move |(place, pod)| place == node && pod.uid != but);
+        there.map(|(_, pod)| pod)
+    }
+
     /// The pod is, or will be, on the node.
     pub fn add_pod(&mut self, node: &str, pod: Arc<PodInfo>) {
+        self.nominated.remove(&pod.uid);
         if self.places.get(&pod.uid).is_some_and(|place| place != node) {
             self.remove_pod(&pod.uid);
         }

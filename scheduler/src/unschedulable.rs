@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::plugins::{Plugin, Refusal};
+use crate::preempt::Preemption;
 
 /// A node that does not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +20,8 @@ pub struct NodeVerdict {
 pub struct Unschedulable {
     /// Every node; empty if there are none.
     pub nodes: Vec<NodeVerdict>,
-    /// Whether the pod may make others go.
-    pub may_preempt: bool,
+    /// Whether others could make room.
+    pub preemption: Preemption,
 }
 
 impl std::error::Error for Unschedulable {}
@@ -43,17 +44,18 @@ impl fmt::Display for Unschedulable {
             .iter()
             .filter_map(|verdict| verdict.refusals.first())
             .flat_map(|refusal| refusal.reasons.iter().map(AsRef::as_ref));
-        write!(f, "0/{total} nodes are available: {}. preemption: ", histogram(reasons))?;
-        if !self.may_preempt {
-            return f.write_str("not eligible due to preemptionPolicy=Never.");
-        }
-        let outlook = self.nodes.iter().map(|verdict| {
-            match verdict.refusals.first().is_some_and(|refusal| refusal.resolvable) {
-                true => "No preemption victims found for incoming pod",
-                false => "Preemption is not helpful for scheduling",
+        write!(f, "0/{total} nodes are available: {}.", histogram(reasons))?;
+        match &self.preemption {
+            Preemption::Never => f.write_str(" preemption: not eligible due to preemptionPolicy=Never."),
+            Preemption::UnderWay => {
+                f.write_str(" preemption: not eligible due to a terminating pod on the nominated node.")
             }
-        });
-        write!(f, "0/{total} nodes are available: {}.", histogram(outlook))
+            Preemption::Unhelpful(outlook) => {
+                let outlook = histogram(outlook.iter().map(AsRef::as_ref));
+                write!(f, " preemption: 0/{total} nodes are available: {outlook}.")
+            }
+            Preemption::Possible(_) => Ok(()),
+        }
     }
 }
 

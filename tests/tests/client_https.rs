@@ -82,7 +82,8 @@ impl Harbour {
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         };
-        (self.server, self.serving, self.stop) = Self::serve(self.directory.path(), &self.store, listener).await;
+        (self.server, self.serving, self.stop) =
+            Self::serve(self.directory.path(), &self.store, listener).await;
     }
 
     /// A kubeconfig for the server, with the CA and the user of whichever certificates.
@@ -113,10 +114,8 @@ async fn every_verb_over_one_http2_connection() {
     let client = harbour.client();
     let maps = client.namespaced::<ConfigMap>("default");
     let version = maps.list(&ListParams::default()).await.unwrap().metadata.resource_version;
-    let mut watch = maps
-        .watch(&WatchParams { resource_version: version, ..WatchParams::default() })
-        .await
-        .unwrap();
+    let mut watch =
+        maps.watch(&WatchParams { resource_version: version, ..WatchParams::default() }).await.unwrap();
 
     let created = maps.create(&config_map("a")).await.unwrap();
     assert!(maps.create(&config_map("a")).await.unwrap_err().is_already_exists());
@@ -150,7 +149,8 @@ async fn strangers_are_told_apart() {
     let theirs = Pki::open(elsewhere.path()).unwrap();
 
     // We do not know the server.
-    let error = client(&harbour.kubeconfig(&theirs, &admin())).all::<Namespace>().get("default").await.unwrap_err();
+    let error =
+        client(&harbour.kubeconfig(&theirs, &admin())).all::<Namespace>().get("default").await.unwrap_err();
     assert!(error.is_transport());
     let text = ErrorChain(&error).to_string();
     assert!(text.contains("GET /api/v1/namespaces/default") && text.contains("certificate"), "{text}");
@@ -166,7 +166,8 @@ async fn strangers_are_told_apart() {
 
     // It knows us, and does not let us.
     let nobody = Subject { common_name: "nobody".to_owned(), ..Subject::default() };
-    let error = client(&harbour.kubeconfig(&ours, &nobody)).all::<Namespace>().get("default").await.unwrap_err();
+    let error =
+        client(&harbour.kubeconfig(&ours, &nobody)).all::<Namespace>().get("default").await.unwrap_err();
     assert!(error.is_forbidden(), "{error}");
 }
 

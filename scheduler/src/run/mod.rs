@@ -5,7 +5,8 @@
 //!                                               │ pop
 //!                                            schedule (pure)
 //!                               fits │                        │ fits nowhere
-//!                     assume, bind as a job              condition and event, wait for a helpful event
+//!                     assume, bind as a job              condition and event, wait for a helpful event;
+//!                         │                               perhaps make others of lower priority go
 //!                         │ done: event   │ failed: forget the assumption, look again, retry
 //! ```
 //!
@@ -15,13 +16,15 @@
 
 mod bind;
 mod condition;
+mod evict;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use client::lease::{Leadership, LeaseOptions, lead};
 use client::{
-    Cache, Client, ErrorChain, EventRecorder, Informers, Object, ObjectKey, TaskError, TaskGroup, events,
+    Cache, Client, Error, ErrorChain, EventRecorder, Informers, Object, ObjectKey, TaskError, TaskGroup,
+    events,
 };
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -31,8 +34,10 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::bind::Outcome;
+use self::condition::Nomination;
 use crate::plugins::Plugin;
 use crate::pod_info::PodInfo;
+use crate::preempt::{Candidate, Preemption};
 use crate::queue::{Plugins, Queue};
 use crate::schedule::schedule;
 use crate::snapshot::Snapshot;
@@ -104,8 +109,17 @@ impl Known {
 }
 
 enum Done {
-    Bind { pod: Arc<Pod>, node: String, outcome: Outcome },
+    Bind {
+        pod: Arc<Pod>,
+        node: String,
+        outcome: Outcome,
+    },
     Condition,
+    /// Others were told to go for a pod, or not.
+    Evict {
+        key: ObjectKey,
+        error: Option<Error>,
+    },
 }
 
 struct Scheduler {
@@ -235,6 +249,13 @@ impl Scheduler {
             return self.forget(key, now);
         }
         if !matches!(self.known.get(key), Some(Known::Assumed { .. })) {
+            // Before a restart, others had to go for it.
+            let nominated = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+            if let Some(node) = nominated.filter(|node| !node.is_empty())
+                && !self.known.contains_key(key)
+            {
+                self.snapshot.nominate(node, Arc::new(PodInfo::of(&pod)));
+            }
             self.known.insert(key.clone(), Known::Waiting { uid });
             self.queue.upsert(pod, now);
         }
@@ -243,7 +264,8 @@ impl Scheduler {
     fn forget(&mut self, key: &ObjectKey, now: Instant) {
         let Some(known) = self.known.remove(key) else { return };
         self.queue.remove(key);
-        if self.snapshot.remove_pod(known.uid()) {
+        let kept = self.snapshot.drop_nomination(known.uid());
+        if self.snapshot.remove_pod(known.uid()) || kept {
             self.queue.event(pods_take_less(), now);
         }
     }
@@ -280,14 +302,47 @@ impl Scheduler {
         self.queue.unschedulable(&pod.key(), because, Instant::now());
         tracing::debug!(pod = %pod.key(), message, "unschedulable");
         self.events.warning(&**pod, "FailedScheduling", message.as_str());
-        self.report(pod, "Unschedulable", message);
+        let nomination = match &unschedulable.preemption {
+            Preemption::Possible(candidate) => {
+                self.make_room(pod, candidate);
+                Nomination::Set(&candidate.node)
+            }
+            Preemption::UnderWay => Nomination::Keep,
+            Preemption::Never | Preemption::Unhelpful(_) => {
+                self.snapshot.drop_nomination(pod.uid());
+                Nomination::Clear
+            }
+        };
+        self.report(pod, "Unschedulable", message, nomination);
     }
 
-    /// Writes the pod's PodScheduled condition if it says something else.
-    fn report(&mut self, pod: &Arc<Pod>, reason: &'static str, message: String) {
+    /// Lets others go, and keeps the room that they leave.
+    fn make_room(&mut self, pod: &Arc<Pod>, candidate: &Candidate) {
+        let info = Arc::new(PodInfo::of(pod));
+        let lower: Vec<String> = self
+            .snapshot
+            .nominated_on(&candidate.node, pod.uid())
+            .filter(|other| other.priority < info.priority)
+            .map(|other| other.uid.clone())
+            .collect();
+        for uid in lower {
+            self.snapshot.drop_nomination(&uid);
+        }
+        self.snapshot.nominate(&candidate.node, info);
+        let (client, events, name) = (self.client.clone(), self.events.clone(), self.name.clone());
+        let (pod, candidate) = (pod.clone(), candidate.clone());
+        self.jobs.push(Box::pin(async move {
+            let error = evict::evict(&client, &events, &name, &pod, &candidate).await.err();
+            Done::Evict { key: pod.key(), error }
+        }));
+    }
+
+    /// Writes the pod's PodScheduled condition and nomination if they say something else.
+    fn report(&mut self, pod: &Arc<Pod>, reason: &'static str, message: String, nomination: Nomination<'_>) {
         let newest = self.pods.get(&pod.key()).filter(|newest| newest.uid() == pod.uid());
         let Some(newest) = newest else { return };
-        let Some(patch) = condition::patch(&newest, reason, &message, jiff::Timestamp::now()) else { return };
+        let now = jiff::Timestamp::now();
+        let Some(patch) = condition::patch(&newest, reason, &message, nomination, now) else { return };
         let client = self.client.clone();
         self.jobs.push(Box::pin(async move {
             let api = client.namespaced::<Pod>(newest.namespace());
@@ -299,7 +354,14 @@ impl Scheduler {
     }
 
     fn settle(&mut self, done: Done) {
-        let Done::Bind { pod, node, outcome } = done else { return };
+        let (pod, node, outcome) = match done {
+            Done::Bind { pod, node, outcome } => (pod, node, outcome),
+            Done::Condition | Done::Evict { error: None, .. } => return,
+            Done::Evict { key, error: Some(error) } => {
+                tracing::warn!(pod = %key, error = %ErrorChain(&error), "others could not be made to go");
+                return self.queue.retry(&key, Instant::now());
+            }
+        };
         let key = pod.key();
         match outcome {
             Outcome::Bound => {
@@ -312,7 +374,7 @@ impl Scheduler {
                 let message = format!("binding rejected: {}", ErrorChain(&error));
                 tracing::warn!(pod = %key, node, message, "binding failed");
                 self.events.warning(&*pod, "FailedScheduling", message.as_str());
-                self.report(&pod, "SchedulerError", message);
+                self.report(&pod, "SchedulerError", message, Nomination::Keep);
             }
         }
         // The assumption was wrong; unless the cache has shown more meanwhile, it ends here.

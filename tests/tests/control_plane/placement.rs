@@ -129,3 +129,26 @@ async fn of_two_schedulers_one_decides_and_the_other_follows_on() {
     let pods = boat.client.namespaced::<Pod>("default").list(&ListParams::default()).await.unwrap().items;
     assert_eq!(pods.iter().map(|pod| pod.name()).collect::<Vec<_>>(), ["one", "two"]);
 }
+
+#[tokio::test]
+async fn the_less_important_make_room() {
+    let mut boat = Boat::launch().await;
+    boat.add_node(node("n1").allocatable("cpu", "1").build()).await;
+    let class = json!({
+        "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "urgent"}, "value": 1000,
+    });
+    boat.create("/apis/scheduling.k8s.io/v1/priorityclasses", class).await;
+    boat.create(PODS, pod("calm", "800m")).await;
+    let on_node = |pod: &Pod| pod.spec.as_ref().unwrap().node_name.is_some();
+    boat.eventually::<Pod>(&format!("{PODS}/calm"), on_node).await;
+    let mut urgent = pod("urgent", "800m");
+    urgent["spec"]["priorityClassName"] = json!("urgent");
+    boat.create(PODS, urgent).await;
+    boat.gone(&format!("{PODS}/calm")).await;
+    boat.eventually::<Pod>(&format!("{PODS}/urgent"), on_node).await;
+    let path = "/api/v1/namespaces/default/events?fieldSelector=reason%3DPreempted";
+    boat.eventually::<client::List<Event>>(path, |list| {
+        list.items.iter().any(|event| event.message.as_deref().unwrap().ends_with(" on node n1"))
+    })
+    .await;
+}
