@@ -12,6 +12,7 @@ use std::str::FromStr;
 use ipnet::Ipv4Net;
 
 use crate::config::Config;
+use crate::conntrack::{self, Flows};
 use crate::error::Error;
 use crate::netlink::NetlinkError;
 use crate::nft::{Expression, NftSocket, Rule, Target, Transaction};
@@ -173,7 +174,7 @@ fn replace(
     };
     let mut transaction = Transaction::default();
     let mut missing: Vec<&Published> = wanted.iter().collect();
-    let mut gone = BTreeSet::new();
+    let (mut gone, mut stale) = (BTreeSet::new(), Vec::new());
     for rule in &rules {
         let Some(found) = rule.comment.as_deref().and_then(Published::parse) else { continue };
         if !selected(&found.id) {
@@ -183,14 +184,22 @@ fn replace(
             Some(index) => drop(missing.swap_remove(index)),
             None => {
                 transaction.delete_rule(table, HOST_PORTS, rule.handle);
+                if found.port.protocol == Protocol::Udp {
+                    stale.push(Flows::AnsweredBy(found.address, found.port.port));
+                }
                 gone.insert(found.id);
             }
         }
     }
     for port in missing {
         transaction.append_rule(table, HOST_PORTS, &port.rule());
+        if port.port.protocol == Protocol::Udp {
+            stale.push(Flows::SentTo(port.port.host_port));
+        }
     }
     socket.commit(transaction).map_err(|source| Error::Firewall { table: table.clone(), source })?;
+    // Without it such flows go on as before until they pause, which is no reason to fail.
+    let _ = conntrack::forget(&stale);
     Ok(gone)
 }
 

@@ -30,6 +30,7 @@ mod address;
 mod attachment;
 mod bridge;
 mod config;
+mod conntrack;
 mod error;
 mod firewall;
 mod host_port;

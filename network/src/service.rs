@@ -49,6 +49,13 @@ fn parameters() -> Result<(), Error> {
     // so give them all, and reuse those that only wait for stray segments (told apart by their timestamps).
     sysctl::require("net/ipv4/ip_local_port_range", "1024 65535")?;
     sysctl::require("net/ipv4/tcp_tw_reuse", "1")?;
+    // A peer that no longer confirms what it is sent has died: give it up after some 100 seconds, not after 15 minutes.
+    // (Not TCP_USER_TIMEOUT, which also ends a living peer that takes a pause from reading.)
+    sysctl::require("net/ipv4/tcp_retries2", "8")?;
+    // Whoever asks for keep-alive probes gets these: a peer that has gone without a word is found out in two minutes.
+    sysctl::require("net/ipv4/tcp_keepalive_time", "60")?;
+    sysctl::require("net/ipv4/tcp_keepalive_intvl", "15")?;
+    sysctl::require("net/ipv4/tcp_keepalive_probes", "4")?;
     // When a listener closes beside another one on the same address and port (a successor's), connections that wait
     // to be accepted go over to that one. Kernels before 5.14 reset them.
     let _ = sysctl::set("net/ipv4/tcp_migrate_req", "1");

@@ -249,11 +249,18 @@ impl Proxy {
             let retry = self.retry;
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return self.end(self.config.grace).await,
+                () = stop.cancelled() => {
+                    let _ = std::fs::remove_file(control::socket_path(&self.config.run_dir));
+                    return self.end(self.config.grace).await;
+                }
                 Some(asked) = self.asked.recv() => {
                     if let Some(drain) = self.answer(asked).await {
                         // The socket's path is the successor's now.
-                        return self.end(drain).await;
+                        tokio::select! {
+                            () = self.end(drain) => {}
+                            () = stop.cancelled() => {}
+                        }
+                        return;
                     }
                 }
                 Some(news) = self.news.recv() => self.hear(news).await,

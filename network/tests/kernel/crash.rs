@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::support::*;
 use network::{HostPort, NetNs, Network, Protocol};
 
-const ROUNDS: u64 = 60;
+const ROUNDS: u64 = 40;
 const DIRECTORY: &str = "NETWORK_CRASH_DIRECTORY";
 const NAMESPACES: &str = "NETWORK_CRASH_NAMESPACES";
 
@@ -69,7 +69,7 @@ fn nothing_leaks_after_kill_9() {
                 line.clear();
                 assert_ne!(output.read_line(&mut line).unwrap(), 0, "the victim ended by itself");
             }
-            std::thread::sleep(Duration::from_micros(round * 500));
+            std::thread::sleep(Duration::from_micros(round * 750));
             child.kill().unwrap();
             child.wait().unwrap();
             states.insert((host.output("ip -o link").lines().count(), host.output("nft -s list ruleset")));

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use network::NetNs;
-use socket2::{Domain, Protocol as Transport, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol as Transport, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 /// The namespaces of a data thread.
@@ -21,14 +21,6 @@ pub(crate) struct Dialer {
     node: NetNs,
     node_addresses: BTreeSet<IpAddr>,
 }
-
-/// A peer that has gone without a word is found out by probes after this long, and then so often.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_PROBES: u32 = 4;
-
-/// Sent data that nobody confirms ends a connection after this long (the kernel's own patience is 15 minutes).
-const UNCONFIRMED: Duration = Duration::from_secs(120);
 
 impl Dialer {
     pub(crate) fn new(services: NetNs, node: NetNs, node_addresses: BTreeSet<IpAddr>) -> Self {
@@ -60,11 +52,8 @@ impl Dialer {
     }
 
     fn socket(&self, address: SocketAddr, kind: Type, transport: Transport) -> io::Result<Socket> {
-        let make = || {
-            let socket = Socket::new(Domain::for_address(address), kind, Some(transport))?;
-            socket.set_nonblocking(true)?;
-            Ok(socket)
-        };
+        let make =
+            || Socket::new_raw(Domain::for_address(address), kind.nonblocking().cloexec(), Some(transport));
         if !self.is_node(address.ip()) {
             return make();
         }
@@ -80,15 +69,11 @@ impl Dialer {
     }
 }
 
-/// What every TCP socket of ours has, listeners included: the sockets they accept inherit it.
+/// What every TCP socket of ours has, listeners included: the sockets they accept inherit it. How often a silent peer is
+/// probed is a parameter of the service namespace; on the node it is the node's own.
 pub(crate) fn prepare(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(UNCONFIRMED))
+    socket.set_keepalive(true)
 }
 
 /// Makes closing the socket a reset, so that its peer sees that something went wrong.

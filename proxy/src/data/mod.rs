@@ -26,7 +26,7 @@ use crate::table::{Entrance, Forward};
 use balance::Balancer;
 use dial::Dialer;
 use pipe::PipePool;
-use shared::Shared;
+use shared::{Heartbeat, Shared};
 
 pub(crate) use dial::prepare;
 pub use shared::{Count, Metrics};
@@ -124,6 +124,7 @@ impl DataPlane {
                 metrics,
                 connections: TaskTracker::new(),
                 flows: Arc::new(Semaphore::new(limits.flows)),
+                heartbeat: Heartbeat::default(),
             };
             let limit = Arc::new(Semaphore::new(limits.connections));
             if settled.send(Ok(())).is_ok() {

@@ -91,6 +91,11 @@ impl Pipe<'_> {
         }
     }
 
+    /// May this pipe be kept while nothing comes? Not when they are getting short.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.pool.state.lock().unwrap_or_else(PoisonError::into_inner).in_use <= IN_USE / 2
+    }
+
     pub(crate) fn holds(&self) -> usize {
         self.holds
     }

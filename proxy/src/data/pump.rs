@@ -3,7 +3,7 @@
 //! ```text
 //!             ┌── two full buffers in a row ──▶ splicing ──┐
 //!   copying ──┤                                            ├── end of stream ──▶ shut the other side's writing
-//!             ◀────── idle, or small pieces ───────────────┘
+//!             ◀── small pieces, or pipes are short ───────┘
 //! ```
 //!
 //! Copying goes through one buffer per thread that is borrowed only while a piece moves from socket to socket; a
@@ -18,7 +18,6 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -30,9 +29,6 @@ const BUFFER: usize = 64 * 1024;
 
 /// Full buffers in a row that make a stream.
 const STREAM_AFTER: u32 = 2;
-
-/// A stream that pauses for so long gives its pipe back.
-const STREAM_PAUSE: Duration = Duration::from_millis(50);
 
 /// Pieces smaller than this, so many in a row, are no stream any more.
 const SMALL: usize = 8 * 1024;
@@ -126,7 +122,7 @@ fn move_piece(
     })
 }
 
-/// Splices until the stream pauses or ends. Answers the bytes moved and whether it was the end.
+/// Splices until the stream ends or is none any more. Answers the bytes moved and whether it was the end.
 async fn stream(from: &TcpStream, to: &TcpStream, mut pipe: Pipe<'_>) -> io::Result<(u64, bool)> {
     let (mut total, mut small) = (0, 0);
     loop {
@@ -137,10 +133,10 @@ async fn stream(from: &TcpStream, to: &TcpStream, mut pipe: Pipe<'_>) -> io::Res
                 small = if moved < SMALL { small + 1 } else { 0 };
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                match tokio::time::timeout(STREAM_PAUSE, from.readable()).await {
-                    Ok(ready) => ready?,
-                    Err(_) => return Ok((total, false)),
+                if !pipe.may_wait() {
+                    return Ok((total, false));
                 }
+                from.readable().await?;
                 continue;
             }
             Err(error) => return Err(error),

@@ -1,7 +1,8 @@
 //! What all listeners of a data thread share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -19,6 +20,39 @@ pub(super) struct Shared {
     pub(super) connections: TaskTracker,
     /// Bound on UDP flows.
     pub(super) flows: Arc<Semaphore>,
+    pub(super) heartbeat: Heartbeat,
+}
+
+/// A timer that ticks while connections are being made, and only then.
+///
+/// Setting a timer that is due before all others wakes the runtime through the kernel, once for each connection's
+/// time-out. With this one due earlier still, setting the others costs nothing.
+#[derive(Debug, Default)]
+pub(super) struct Heartbeat {
+    beating: AtomicBool,
+    needed: AtomicBool,
+}
+
+impl Heartbeat {
+    /// Shorter than every time-out that it is for.
+    const PERIOD: Duration = Duration::from_millis(500);
+}
+
+impl Shared {
+    /// Somebody is about to set a time-out.
+    pub(super) fn keep_beating(self: &Arc<Self>) {
+        self.heartbeat.needed.store(true, Ordering::Relaxed);
+        if self.heartbeat.beating.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let shared = self.clone();
+        tokio::spawn(async move {
+            while shared.heartbeat.needed.swap(false, Ordering::Relaxed) {
+                tokio::time::sleep(Heartbeat::PERIOD).await;
+            }
+            shared.heartbeat.beating.store(false, Ordering::Relaxed);
+        });
+    }
 }
 
 /// A number that is counted.

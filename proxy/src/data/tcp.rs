@@ -75,7 +75,8 @@ async fn carry(
 }
 
 /// Connects to the first endpoint that answers, in the balancer's order.
-async fn connect(from: SocketAddr, balancer: &Mutex<Balancer>, shared: &Shared) -> Option<TcpStream> {
+async fn connect(from: SocketAddr, balancer: &Mutex<Balancer>, shared: &Arc<Shared>) -> Option<TcpStream> {
+    shared.keep_beating();
     let lock = || balancer.lock().unwrap_or_else(PoisonError::into_inner);
     let candidates = lock().choose(from.ip(), Instant::now()).take(ATTEMPTS);
     let mut left = candidates.len();

@@ -62,17 +62,22 @@ fn dead_endpoints_are_passed_over_without_the_client_noticing() {
         world.api.slice("web", web_ports(), &endpoints);
         let _proxy = world.proxy().await;
         world.listeners(1).await;
-        let started = Instant::now();
-        assert_eq!(names(&client.netns, 20).values().sum::<usize>(), 20);
-        assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
-
+        // Whoever failed is not tried again for five seconds, so failures are few however slow the machine is.
+        let failures = async |before: usize| {
+            let started = Instant::now();
+            assert_eq!(names(&client.netns, 20).values().sum::<usize>(), 20);
+            let metrics = world.control().await.metrics().await.unwrap();
+            let line = metrics.lines().find(|line| line.starts_with("coracle_proxy_connect_failures_total"));
+            let total: usize = line.unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+            let allowed = 2 + started.elapsed().as_secs() / 2;
+            assert!(total > before && ((total - before) as u64) <= allowed, "{total} of {allowed}");
+            total
+        };
+        let before = failures(0).await;
         endpoints.push(silent);
         world.api.slice("web", web_ports(), &endpoints);
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let started = Instant::now();
-        assert_eq!(names(&client.netns, 20).values().sum::<usize>(), 20);
-        // One second for the first who met it; from then on it is passed over.
-        assert!(started.elapsed() < Duration::from_millis(1800), "{:?}", started.elapsed());
+        failures(before).await;
     });
 }
 
@@ -101,7 +106,8 @@ fn without_endpoints_a_service_refuses_at_once() {
             for netns in [&client.netns, &world.host] {
                 assert_eq!(ask(netns, SERVICE, 80).unwrap_err().kind(), ErrorKind::ConnectionRefused);
             }
-            assert!(started.elapsed() < Duration::from_millis(100), "{:?}", started.elapsed());
+            // Nobody waited for a second attempt.
+            assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
         };
         refused();
         world.behind_web(pods.iter());

@@ -168,14 +168,14 @@ fn without_a_resolver_other_names_fail_at_once() {
         let started = Instant::now();
         let answer = over_udp(&world.host, "example.com.", RecordType::A);
         assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
-        assert!(started.elapsed() < Duration::from_millis(200), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
         // One that is there but deaf takes its time-outs.
         std::fs::write(world.directory.path().join("resolv.conf"), "nameserver 10.42.0.99\n").unwrap();
         tokio::time::sleep(Duration::from_secs(5)).await;
         let started = Instant::now();
         let answer = over_udp(&world.host, "example.com.", RecordType::A);
         assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
-        assert!(started.elapsed() < Duration::from_millis(4500), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_millis(4900), "{:?}", started.elapsed());
     });
 }
 

@@ -57,9 +57,7 @@ fn who_leaves_gets_nothing_new_from_the_moment_it_is_acknowledged() {
         world.listeners(1).await;
         assert_eq!(names(&world.host, 3).len(), 3);
         let mut control = world.control().await;
-        let started = Instant::now();
         control.leaving(&pods[1].uid, &[pods[1].address.into()]).await.unwrap();
-        assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
         assert_eq!(names(&world.host, 20), expect(&[("a", 10), ("c", 10)]));
         // The server hears of it later and says the same.
         world.behind_web([&pods[0], &pods[2]].into_iter());

@@ -80,11 +80,10 @@ impl Host {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Everything that there is of networking on this host, packet counts aside.
-    pub(crate) fn everything(&self) -> String {
-        ["ip -o link", "ip -o addr", "ip route show table all", "nft -s list ruleset"]
-            .map(|c| self.output(c))
-            .join("\n")
+    /// Everything that there is of networking on this host, packet counts and the kernel's own IPv6 business aside.
+    pub(crate) fn everything(&self) -> Vec<String> {
+        let commands = ["ip -o link", "ip -o -4 addr", "ip -4 route show table all", "nft -s list ruleset"];
+        commands.iter().flat_map(|c| self.output(c).lines().map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 }
 
@@ -143,16 +142,20 @@ pub(crate) fn ask(netns: &NetNs, address: impl Into<IpAddr>, port: u16) -> std::
         .unwrap()
 }
 
+pub(crate) fn udp_client(netns: &NetNs, address: Ipv4Addr, port: u16) -> UdpSocket {
+    let socket = netns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).unwrap().unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect(SocketAddrV4::new(address, port)).unwrap();
+    socket
+}
+
+pub(crate) fn ask_again(socket: &UdpSocket) -> std::io::Result<String> {
+    socket.send(b"?")?;
+    let mut buffer = [0; 64];
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
 pub(crate) fn ask_udp(netns: &NetNs, address: Ipv4Addr, port: u16) -> std::io::Result<String> {
-    netns
-        .run(|| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            socket.connect(SocketAddrV4::new(address, port))?;
-            socket.send(b"?")?;
-            let mut buffer = [0; 64];
-            let length = socket.recv(&mut buffer)?;
-            Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
-        })
-        .unwrap()
+    ask_again(&udp_client(netns, address, port))
 }
