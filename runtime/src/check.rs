@@ -16,6 +16,7 @@ use rustix::process::PidfdFlags;
 use rustix::thread::CapabilitySet;
 
 use crate::cgroup::{Layout, Mode as CgroupMode};
+use crate::kernel;
 use crate::seal::{Kind, Sealed};
 use crate::spec::Config;
 use crate::sys::mount::{Change, set_attributes};
@@ -50,7 +51,7 @@ const OLDEST: (u32, u32) = (5, 12);
 
 /// Tries everything that the runtime needs. Blocks for some milliseconds.
 pub fn run(config: &Config) -> Vec<Probe> {
-    let mut probes = vec![kernel(), root(), clone3()];
+    let mut probes = vec![version(), root(), clone3()];
     probes.extend(namespaces());
     probes.extend([
         pidfd(),
@@ -78,22 +79,17 @@ fn warn(name: &'static str, detail: impl Into<String>, advice: impl Into<String>
     Probe { name, outcome: Outcome::Warn, detail: detail.into(), advice: advice.into() }
 }
 
-fn kernel() -> Probe {
+fn version() -> Probe {
     let name = "kernel";
     let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let text = text.trim().to_owned();
-    match version(&text) {
+    match kernel::version(&text) {
         Some(version) if version >= OLDEST => ok(name, format!("Linux {text}")),
         Some(_) => {
             missing(name, format!("Linux {text}"), format!("run Linux {}.{} or newer", OLDEST.0, OLDEST.1))
         }
         None => warn(name, format!("unknown version {text:?}"), "see whether the other probes pass"),
     }
-}
-
-fn version(text: &str) -> Option<(u32, u32)> {
-    let mut parts = text.split(|c: char| !c.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 fn root() -> Probe {
@@ -359,7 +355,10 @@ fn keeper(config: &Config) -> Probe {
     let Some(program) = config.keeper_argv.first() else {
         return missing(name, "none is configured", "give Config::keeper_argv");
     };
-    match Sealed::new(Path::new(program)) {
+    let place = config.state_dir.join(format!(".check-{}", std::process::id()));
+    let sealed = fs::create_dir_all(&place).and_then(|()| Sealed::new(Path::new(program), &place));
+    let _ = fs::remove_dir_all(&place);
+    match sealed {
         Ok(sealed) if sealed.kind == Kind::Overlay => ok(name, "runs from a read-only overlay"),
         Ok(_) => warn(
             name,
@@ -403,15 +402,6 @@ fn keyring() -> Probe {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_read() {
-        assert_eq!(version("6.18.44-fc-v509"), Some((6, 18)));
-        assert_eq!(version("5.12"), Some((5, 12)));
-        assert_eq!(version("5.9.0-rc1"), Some((5, 9)));
-        assert_eq!(version("x"), None);
-        assert!((5, 9) < OLDEST);
-    }
 
     #[test]
     fn probes_leave_nothing_and_say_what_to_do() {

@@ -25,6 +25,7 @@ pub mod check;
 mod error;
 mod exec;
 pub mod keeper;
+mod kernel;
 mod link;
 mod plan;
 mod prepare;

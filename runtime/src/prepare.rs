@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{RemoveError, StartContainerError};
+use crate::kernel;
 use crate::plan::text::Text;
 use crate::plan::{self, Context, Refusal};
 use crate::protocol::{self, CgroupFiles, Create};
@@ -53,6 +54,7 @@ pub(crate) fn prepare(
             last_capability: runtime.last_capability,
             home: home.as_deref(),
             gate,
+            separate_layers: kernel::has_separate_layers(),
         },
     )
     .map_err(|refusal| StartContainerError::Invalid { field: refusal.field, reason: refusal.reason })?;
@@ -117,6 +119,7 @@ pub(crate) fn plan_exec(
             last_capability: runtime.last_capability,
             home: home.as_deref(),
             gate: false,
+            separate_layers: kernel::has_separate_layers(),
         },
     )
     .map_err(|refusal| io::Error::other(Refused(refusal)))?;

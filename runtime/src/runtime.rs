@@ -339,7 +339,7 @@ impl Runtime {
         if let Some(sealed) = self.sealed.get() {
             return Ok(sealed);
         }
-        let sealed = Sealed::new(&PathBuf::from(&self.config.keeper_argv[0]))?;
+        let sealed = Sealed::new(&PathBuf::from(&self.config.keeper_argv[0]), &self.config.run_dir)?;
         Ok(self.sealed.get_or_init(|| sealed))
     }
 }

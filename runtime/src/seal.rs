@@ -37,11 +37,11 @@ pub(crate) enum Kind {
 }
 
 impl Sealed {
-    /// Protects a program.
-    pub(crate) fn new(program: &Path) -> io::Result<Self> {
+    /// Protects a program. On older kernels an empty directory is made in `place`.
+    pub(crate) fn new(program: &Path, place: &Path) -> io::Result<Self> {
         // What is opened here is what will be run, however the path changes.
         let original = File::open(program)?;
-        match overlay(program, &original) {
+        match overlay(program, &original, place) {
             Ok(file) => Ok(Self { file, kind: Kind::Overlay }),
             Err(_) => Ok(Self { file: memory(original)?, kind: Kind::Memory }),
         }
@@ -53,7 +53,7 @@ impl Sealed {
     }
 }
 
-fn overlay(program: &Path, original: &File) -> io::Result<OwnedFd> {
+fn overlay(program: &Path, original: &File, place: &Path) -> io::Result<OwnedFd> {
     // `/proc/self/exe` and its like lie in no directory that a layer could be.
     let real = fs::canonicalize(program)?;
     let (there, opened) = (fs::metadata(&real)?, original.metadata()?);
@@ -63,14 +63,29 @@ fn overlay(program: &Path, original: &File) -> io::Result<OwnedFd> {
     let (Some(directory), Some(name)) = (real.parent(), real.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
+    // Without an upper layer there must be two lower ones. The second is empty: a file system of its own, or
+    // for kernels that cannot take one that is mounted nowhere, a directory.
+    let mount = empty_file_system().and_then(|empty| join(directory, &empty)).or_else(|_| {
+        let empty = place.join(".empty");
+        crate::records::make_directory(&empty)?;
+        join(directory, &open_directory(&empty)?)
+    })?;
+    open_within(&mount, name)
+}
 
-    // Without an upper layer there must be two lower ones; the second is an empty file system.
+fn empty_file_system() -> io::Result<OwnedFd> {
     let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&fs, "nr_inodes", "1")?;
     rustix::mount::fsconfig_create(&fs)?;
-    let empty = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
 
-    let directory = rustix::fs::openat(CWD, directory, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn join(directory: &Path, empty: &OwnedFd) -> io::Result<OwnedFd> {
+    let directory = open_directory(directory)?;
     let layers = format!("/proc/self/fd/{}:/proc/self/fd/{}", directory.as_raw_fd(), empty.as_raw_fd());
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&fs, "lowerdir", layers)?;
@@ -78,8 +93,7 @@ fn overlay(program: &Path, original: &File) -> io::Result<OwnedFd> {
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    open_within(&mount, name)
+    Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 fn open_within(mount: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
@@ -133,7 +147,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("busybox");
         fs::copy("/bin/busybox", &program).unwrap();
-        check(&Sealed::new(&program).unwrap());
+        let sealed = Sealed::new(&program, directory.path()).unwrap();
+        assert_eq!(sealed.kind, Kind::Overlay);
+        check(&sealed);
         check(&Sealed { file: memory(File::open(&program).unwrap()).unwrap(), kind: Kind::Memory });
     }
 
@@ -149,6 +165,6 @@ mod tests {
         let original = File::open(&program).unwrap();
         fs::remove_file(&program).unwrap();
         fs::write(&program, "something else").unwrap();
-        assert!(overlay(&program, &original).is_err());
+        assert!(overlay(&program, &original, directory.path()).is_err());
     }
 }

@@ -129,60 +129,75 @@ fn home_of(entry: &[&str]) -> String {
     home.to_owned()
 }
 
+/// The root of a container to be read from.
+enum Root {
+    /// As the container will see it.
+    Whole(OwnedFd),
+    /// Its layers, topmost first, where they cannot be put together.
+    Layers(Vec<OwnedFd>),
+}
+
 /// A file of the container; nothing if it has none.
-fn read(root: &OwnedFd, file: &'static str) -> Result<String, UserError> {
-    let failed = |source: io::Error| UserError::Read { file, source };
-    let name = CString::new(file).map_err(|error| failed(error.into()))?;
+fn read(root: &Root, file: &'static str) -> Result<String, UserError> {
+    let layers = match root {
+        Root::Whole(root) => std::slice::from_ref(root),
+        Root::Layers(layers) => layers.as_slice(),
+    };
+    for layer in layers {
+        if let Some(text) = read_from(layer, file).map_err(|source| UserError::Read { file, source })? {
+            return Ok(text);
+        }
+    }
+    Ok(String::new())
+}
+
+fn read_from(root: &OwnedFd, file: &str) -> io::Result<Option<String>> {
+    let name = CString::new(file)?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     // Not blocking, as it could be a pipe that nobody writes to.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = match rustix::fs::openat2(root, &name, flags, Mode::empty(), resolve) {
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(String::new()),
-        result => result.map_err(|errno| failed(errno.into()))?,
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        result => result?,
     };
-    let stat = rustix::fs::fstat(&opened).map_err(|errno| failed(errno.into()))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "is not a file")));
+    if FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode) != FileType::RegularFile {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "is not a file"));
     }
     let mut bytes = Vec::new();
-    File::from(opened).take(MAX_FILE).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    File::from(opened).take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// The container's root, without anybody seeing a mount: an overlay of its layers in no mount namespace.
-fn open_root(rootfs: &Rootfs) -> io::Result<OwnedFd> {
+fn open_root(rootfs: &Rootfs) -> io::Result<Root> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &Path| rustix::fs::openat(CWD, path, flags, Mode::empty());
     let lower = match rootfs {
-        Rootfs::Directory(path) => return Ok(open(path)?),
+        Rootfs::Directory(path) => return Ok(Root::Whole(open(path)?)),
         Rootfs::Overlay { lower, .. } => lower,
     };
-    if let [only] = lower.as_slice() {
-        return Ok(open(only)?);
-    }
     let layers = lower.iter().map(|layer| open(layer)).collect::<Result<Vec<_>, _>>()?;
-    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if layers.len() < 2 {
+        return Ok(Root::Layers(layers));
+    }
     let names: Vec<String> =
         layers.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect();
-    let added =
-        names.iter().try_for_each(|name| rustix::mount::fsconfig_set_string(&fs, "lowerdir+", name.as_str()));
-    if added.is_err() {
-        // Before 6.5. One string has room for about a dozen layers; of more, those at the top count, as that
-        // is where an image's last word on its users is.
-        let mut list = String::new();
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if crate::kernel::has_separate_layers() {
         for name in &names {
-            if list.len() + name.len() + 1 > 250 {
-                break;
-            }
-            if !list.is_empty() {
-                list.push(':');
-            }
-            list.push_str(name);
+            rustix::mount::fsconfig_set_string(&fs, "lowerdir+", name.as_str())?;
+        }
+    } else {
+        // One string, of 255 bytes at most.
+        let list = names.join(":");
+        if list.len() > 255 {
+            return Ok(Root::Layers(layers));
         }
         rustix::mount::fsconfig_set_string(&fs, "lowerdir", list)?;
     }
     rustix::mount::fsconfig_create(&fs)?;
-    Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?)
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    Ok(Root::Whole(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
 }
 
 #[cfg(test)]

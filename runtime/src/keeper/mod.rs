@@ -147,7 +147,6 @@ impl Keeper {
             libc::SIGQUIT,
             libc::SIGUSR1,
             libc::SIGUSR2,
-            libc::SIGPIPE,
         ])?;
         epoll::add(&epoll, &signals, token(SIGNALS, 0), EventFlags::IN)?;
         epoll::add(&epoll, &sandbox.listener, token(LISTENER, 0), EventFlags::IN)?;

@@ -132,6 +132,9 @@ pub(super) fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned
 /// Makes the sandbox around ourselves: containers inherit what we are in.
 pub(super) fn sandbox(setup: Setup, directory: OwnedFd) -> Result<Sandbox, Failure> {
     let _ = set_name(c"coracle-keeper");
+    process::reset_signals();
+    // Writing to somebody who has gone is an error like others.
+    process::ignore_signal(libc::SIGPIPE);
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).named("becoming a reaper")?;
     // Processes of the host's users, and of containers in the host's pid namespace, have no business in our
     // memory or with our descriptors.

@@ -25,6 +25,8 @@ pub(crate) struct Context<'a> {
     pub(crate) home: Option<&'a str>,
     /// Stop before the program.
     pub(crate) gate: bool,
+    /// Overlayfs takes layers one by one.
+    pub(crate) separate_layers: bool,
 }
 
 /// Devices that every container has: name, major, minor.
@@ -83,7 +85,10 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
 
     steps.extend(mounts.open);
     steps.push(Step::PrivateMounts);
-    steps.push(Step::Root { root: root(&container.rootfs)?, place: path_text("place", context.place)? });
+    steps.push(Step::Root {
+        root: root(&container.rootfs, context.separate_layers)?,
+        place: path_text("place", context.place)?,
+    });
     steps.extend(mounts.place);
     if !mounts.foreign_dev {
         devices(&mut steps, linux.devices().as_deref().unwrap_or_default())?;
@@ -178,7 +183,7 @@ pub(super) fn has_namespace(linux: &Linux, kind: LinuxNamespaceType) -> bool {
     linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == kind)
 }
 
-fn root(rootfs: &Rootfs) -> Result<Root, Refusal> {
+fn root(rootfs: &Rootfs, separately: bool) -> Result<Root, Refusal> {
     match rootfs {
         Rootfs::Directory(path) => Ok(Root::Directory { path: path_text("rootfs", path)? }),
         Rootfs::Overlay { lower, upper, work } => {
@@ -189,6 +194,7 @@ fn root(rootfs: &Rootfs) -> Result<Root, Refusal> {
                 lower: lower.iter().map(|path| path_text("rootfs.lower", path)).collect::<Result<_, _>>()?,
                 upper: path_text("rootfs.upper", upper)?,
                 work: path_text("rootfs.work", work)?,
+                separately,
             })
         }
     }

@@ -74,8 +74,16 @@ impl Attributes {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Root {
-    Overlay { lower: Vec<Text>, upper: Text, work: Text },
-    Directory { path: Text },
+    /// `separately`: the kernel takes the layers one by one.
+    Overlay {
+        lower: Vec<Text>,
+        upper: Text,
+        work: Text,
+        separately: bool,
+    },
+    Directory {
+        path: Text,
+    },
 }
 
 /// The kind of a device node.

@@ -69,6 +69,7 @@ fn plan_on(spec: &ContainerSpec, sandbox: &SandboxSpec, cgroups: &Placement) -> 
             last_capability: 40,
             home: Some("/root"),
             gate: false,
+            separate_layers: true,
         },
     )
     .map_err(|refusal| refusal.to_string())
@@ -326,6 +327,7 @@ fn an_exec_has_the_containers_rights() {
                 last_capability: 40,
                 home: None,
                 gate: false,
+                separate_layers: true,
             },
         )
     };

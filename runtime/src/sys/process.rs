@@ -124,14 +124,30 @@ pub(crate) fn execve(path: &CStr, argv: &Strings, envp: &Strings) -> Errno {
     last_errno()
 }
 
-/// Sets every signal to its default action and unblocks all: what a program expects to start with. (Rust's
-/// runtime ignores SIGPIPE and a keeper blocks what it reads from a signalfd; both would be inherited.)
+/// Sets every signal to its default action. What a process ignores, all that it starts will ignore: Rust's
+/// runtime ignores SIGPIPE, `nohup` SIGHUP, and a shell gives its background jobs an ignored SIGINT.
 pub(crate) fn reset_signals() {
     for signal in 1..=64 {
         // SAFETY: setting a default action runs no code of ours later. SIGKILL, SIGSTOP and the numbers that
         // libc keeps to itself are refused with an error, which is fine.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+}
+
+/// Ignores a signal.
+pub(crate) fn ignore_signal(signal: i32) {
+    // SAFETY: ignoring runs no code.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Makes a signal do what it does by default.
+pub(crate) fn reset_signal(signal: i32) {
+    // SAFETY: setting a default action runs no code of ours later.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// Blocks no signal any more.
+pub(crate) fn unblock_signals() {
     // SAFETY: an empty set is built before it is read.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();

@@ -114,7 +114,9 @@ pub(super) fn run(prepared: Prepared<'_>) -> ! {
         null: None,
         step: 0,
     };
-    process::reset_signals();
+    // All others a keeper has at their defaults, or handles, and execve knows what to do with those.
+    process::reset_signal(libc::SIGPIPE);
+    process::unblock_signals();
     rustix::process::umask(Mode::empty());
     for step in &plan.steps {
         if let Err(fault) = state.take(step) {

@@ -304,13 +304,10 @@ fn mount_root(root: &Root, place: &CStr) -> Result<OwnedFd, Fault> {
             set_attributes(&tree, Change { propagation: libc::MS_PRIVATE, ..Change::default() }, true)?;
             tree
         }
-        Root::Overlay { lower, upper, work } => match overlay(lower, upper, work) {
-            Err(fault) if fault.errno == Errno::INVAL && fault.length == 0 => {
-                // Kernels before 6.5 take all layers in one string only.
-                return old_overlay(lower, upper, work, place);
-            }
-            result => result?,
-        },
+        Root::Overlay { lower, upper, work, separately: true } => overlay(lower, upper, work)?,
+        Root::Overlay { lower, upper, work, separately: false } => {
+            return old_overlay(lower, upper, work, place);
+        }
     };
     let target = rustix::fs::openat(CWD, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     attach(mount.as_fd(), target.as_fd())?;
@@ -319,13 +316,8 @@ fn mount_root(root: &Root, place: &CStr) -> Result<OwnedFd, Fault> {
 
 fn overlay(lower: &[Text], upper: &Text, work: &Text) -> Result<OwnedFd, Fault> {
     let fs = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    // `lowerdir+` is the first option, so that a kernel that does not know it is recognised by a plain EINVAL.
     for layer in lower {
-        match set_directory(&fs, c"lowerdir+", layer.as_c_str()) {
-            Err(Errno::INVAL) if std::ptr::eq(layer, &raw const lower[0]) => return Err(Errno::INVAL.into()),
-            Err(errno) => return Err(explained(&fs, errno)),
-            Ok(()) => {}
-        }
+        set_directory(&fs, c"lowerdir+", layer.as_c_str()).map_err(|errno| explained(&fs, errno))?;
     }
     let configured = set_directory(&fs, c"upperdir", upper.as_c_str())
         .and_then(|()| set_directory(&fs, c"workdir", work.as_c_str()))
@@ -360,7 +352,7 @@ fn descriptor_name<'a>(fd: BorrowedFd<'_>, buffer: &'a mut [u8; 32]) -> Result<&
     CStr::from_bytes_with_nul(&buffer[..=length]).map_err(|_| Errno::INVAL)
 }
 
-/// Mounts with mount(2), whose options are one page of text: names of descriptors make that enough for more
+/// Kernels before 6.5 take all layers in one string. Mounts with mount(2), whose options are one page of text: names of descriptors make that enough for more
 /// layers than overlayfs takes, whatever their own names are.
 fn old_overlay(lower: &[Text], upper: &Text, work: &Text, place: &CStr) -> Result<OwnedFd, Fault> {
     const MOST: usize = 200;
