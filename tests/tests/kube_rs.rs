@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{AttachParams, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::{await_condition, conditions};
-use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::runtime::{reflector, watcher};
 use kube::{Api, Client, Config, ResourceExt};
 use tests::{BUSYBOX, Cluster};
 use tokio::io::AsyncReadExt;
@@ -57,10 +57,11 @@ fn objects_are_made_changed_watched_and_deleted() {
         // A reflector that asks for a streaming list, and one that pages.
         for config in [watcher::Config::default().streaming_lists(), watcher::Config::default().page_size(1)] {
             let (reader, writer) = reflector::store();
-            let stream = reflector(writer, watcher(maps.clone(), config)).applied_objects().boxed();
-            let mut stream = stream;
-            while reader.state().len() < 1 {
-                stream.try_next().await.unwrap();
+            let mut stream = reflector(writer, watcher(maps.clone(), config)).boxed();
+            let drive = async { while stream.try_next().await.unwrap().is_some() {} };
+            tokio::select! {
+                () = drive => panic!("the watch ended"),
+                ready = reader.wait_until_ready() => ready.unwrap(),
             }
             assert_eq!(reader.state()[0].name_any(), "made");
         }
