@@ -10,6 +10,7 @@ use manifests::k8s_openapi::api::core::v1 as core;
 use manifests::k8s_openapi::api::discovery::v1 as discovery;
 use tokio::sync::mpsc;
 
+use crate::sys::file_change;
 use crate::table::{Service, ServiceName, Slice, SliceKey};
 
 /// Where Services and EndpointSlices come from.
@@ -23,8 +24,8 @@ pub enum Source {
     Disk,
 }
 
-/// How often a kubeconfig that is not there yet is looked for.
-const LOOK: Duration = Duration::from_secs(1);
+/// A kubeconfig that is not there, or wrong, is looked at again after this at the latest.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A step in what is known of one kind of object.
 #[derive(Debug)]
@@ -46,21 +47,40 @@ pub(crate) enum News {
 
 /// Follows the server for ever and reports each change.
 pub(crate) async fn observe(source: Source, news: mpsc::Sender<News>) {
-    let client = match source {
+    let path = match source {
         Source::Disk => return std::future::pending().await,
-        Source::Client(client) => client,
-        Source::Kubeconfig(path) => loop {
-            match Client::from_kubeconfig(&path) {
-                Ok(client) => break client,
-                Err(error) => tracing::debug!(path = %path.display(), %error, "no kubeconfig yet"),
-            }
-            tokio::time::sleep(LOOK).await;
-        },
+        Source::Client(client) => return follow_both(client, &news).await,
+        Source::Kubeconfig(path) => path,
     };
+    let mut reported = false;
+    loop {
+        // Before reading: a change in between is one too many rather than one too few.
+        let changed = file_change::changed(&path);
+        match Client::from_kubeconfig(&path) {
+            Ok(client) => {
+                reported = false;
+                // A certificate that was renewed, a server that has moved: begin again with what the file says now.
+                tokio::select! {
+                    () = follow_both(client, &news) => return,
+                    () = changed => tracing::debug!(path = %path.display(), "the kubeconfig has changed"),
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut reported, true) {
+                    tracing::info!(path = %path.display(), error = %client::ErrorChain(&error), "no kubeconfig yet");
+                }
+                // Who writes it may also replace its directory, which nothing tells us of.
+                let _ = tokio::time::timeout(LOOK, changed).await;
+            }
+        }
+    }
+}
+
+async fn follow_both(client: Client, news: &mpsc::Sender<News>) {
     let services =
-        follow(Api::<core::Service>::all(client.clone()), Service::read, service_name, News::Services, &news);
+        follow(Api::<core::Service>::all(client.clone()), Service::read, service_name, News::Services, news);
     let slices =
-        follow(Api::<discovery::EndpointSlice>::all(client), Slice::read, slice_key, News::Slices, &news);
+        follow(Api::<discovery::EndpointSlice>::all(client), Slice::read, slice_key, News::Slices, news);
     tokio::join!(services, slices);
 }
 

@@ -201,3 +201,48 @@ fn version(world: &World) -> Option<String> {
         thread.join().unwrap()
     })
 }
+
+const DIRECTORY: &str = "PROXY_TEST_DIRECTORY";
+
+/// A proxy as a process: this test again, told so by its environment.
+#[test]
+fn process() {
+    let Ok(directory) = std::env::var(DIRECTORY) else { return };
+    let stop = tokio_util::sync::CancellationToken::new();
+    proxy::run(config(std::path::Path::new(&directory), "process", Source::Disk), &stop).unwrap();
+}
+
+#[test]
+fn a_killed_proxy_serves_again_as_soon_as_it_is_started() {
+    on_a_host(async |world| {
+        let _pods = world.web(&["a", "b"]).await;
+        let client = world.pod("client").await;
+        let proxy = world.proxy().await;
+        world.listeners(1).await;
+        drop(proxy);
+        let spawn = || {
+            std::process::Command::new(std::env::current_exe()?)
+                .args(["--exact", "lifetime::process"])
+                .env(DIRECTORY, world.directory.path())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+        };
+        let run_dir = world.directory.path().join("run");
+        for _ in 0..5 {
+            let launched = proxy::ensure_running(&run_dir, "process", spawn).await.unwrap();
+            let proxy::Launched::Started(_, mut child) = launched else {
+                panic!("it was killed: {launched:?}")
+            };
+            for netns in [&client.netns, &world.host] {
+                assert_eq!(name(netns, SERVICE, 80), "a");
+                assert_eq!(name(netns, SERVICE, 80), "b");
+            }
+            let found = proxy::ensure_running(&run_dir, "process", || unreachable!()).await.unwrap();
+            assert!(matches!(found, proxy::Launched::Found(pong) if pong.pid == child.id()));
+            let ended = world.control().await.ended();
+            child.kill().unwrap();
+            tokio::time::timeout(PATIENCE, ended).await.unwrap();
+            child.wait().unwrap();
+        }
+    });
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use network::{NetNs, Network};
@@ -60,6 +60,24 @@ pub(crate) fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(World) -> F + 
     });
 }
 
+/// A proxy's configuration, all of it in one directory.
+pub(crate) fn config(directory: &Path, version: &str, source: Source) -> Config {
+    let network = network_config(directory.join("network"));
+    Config {
+        version: version.into(),
+        source,
+        node_name: "here".into(),
+        node_addresses: vec![network.gateway().into()],
+        run_dir: directory.join("run"),
+        table_file: directory.join("table.json"),
+        network,
+        dns_address: DNS,
+        cluster_domain: "cluster.local".into(),
+        resolv_conf: directory.join("resolv.conf"),
+        grace: Duration::from_millis(100),
+    }
+}
+
 pub(crate) fn network_config(state_dir: PathBuf) -> network::Config {
     network::Config {
         bridge: "proxytest0".into(),
@@ -87,20 +105,7 @@ impl Pod {
 
 impl World {
     pub(crate) fn config(&self, version: &str, source: Source) -> Config {
-        let directory = self.directory.path();
-        Config {
-            version: version.into(),
-            source,
-            node_name: "here".into(),
-            node_addresses: vec![self.network.config().gateway().into()],
-            run_dir: directory.join("run"),
-            table_file: directory.join("table.json"),
-            network: self.network.config().clone(),
-            dns_address: DNS,
-            cluster_domain: "cluster.local".into(),
-            resolv_conf: directory.join("resolv.conf"),
-            grace: Duration::from_millis(100),
-        }
+        config(self.directory.path(), version, source)
     }
 
     pub(crate) async fn proxy(&self) -> Proxy {
