@@ -108,9 +108,34 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
 }
 
 async fn end_proxy(instance: &Instance) -> anyhow::Result<()> {
-    let Ok(mut control) = Control::connect(&instance.proxy_dir()).await else { return Ok(()) };
-    control.step_aside(Duration::ZERO).await?;
-    tokio::time::timeout(PATIENCE, control.ended()).await.context("it does not end")
+    if let Ok(mut control) = Control::connect(&instance.proxy_dir()).await {
+        control.step_aside(Duration::ZERO).await?;
+        tokio::time::timeout(PATIENCE, control.ended()).await.context("it does not end")?;
+    }
+    // One that was started a moment ago does not listen yet.
+    for pid in proxies(instance) {
+        let Some(process) = Pid::from_raw(pid) else { continue };
+        let Ok(handle) = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()) else { continue };
+        kill_process(process, Signal::TERM).with_context(|| format!("ending process {pid}"))?;
+        let ended = tokio::io::unix::AsyncFd::with_interest(handle, tokio::io::Interest::READABLE)?;
+        tokio::time::timeout(PATIENCE, ended.readable()).await.with_context(|| format!("process {pid} does not end"))??.retain_ready();
+    }
+    Ok(())
+}
+
+/// Processes that were started as the proxy of this instance.
+fn proxies(instance: &Instance) -> Vec<i32> {
+    let run_dir = instance.run_dir.as_os_str().as_encoded_bytes();
+    let is_ours = |line: &[u8]| {
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        words.get(1) == Some(&b"proxy".as_slice())
+            && words.windows(2).any(|pair| pair[0] == b"--run-dir" && pair[1] == run_dir)
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter(|process| std::fs::read(process.path().join("cmdline")).is_ok_and(|line| is_ours(&line)))
+        .filter_map(|process| process.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 async fn remove_network(node: &Node) -> anyhow::Result<()> {

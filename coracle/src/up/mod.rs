@@ -101,9 +101,19 @@ fn run(build: impl AsyncFnOnce(&mut TaskGroup) -> anyhow::Result<Option<Arc<ApiS
         let asked = signals::asked_to_end();
         let mut group = TaskGroup::new(CancellationToken::new());
         let stop = group.stop().clone();
-        let server = tokio::select! {
-            built = build(&mut group) => built?,
-            asked = asked => { asked?; return Ok(()) }
+        let built = tokio::select! {
+            built = build(&mut group) => Some(built),
+            asked = asked => asked.map(|_| None)?,
+        };
+        let server = match built {
+            Some(Ok(server)) => server,
+            // Asked to end before all was built, or unable to build: what runs already ends in order.
+            unfinished => {
+                stop.cancel();
+                let ended = group.join(DRAIN).await;
+                unfinished.transpose()?;
+                return ended.context("a part of coracle failed");
+            }
         };
         let stopper = async {
             tokio::select! {
