@@ -317,6 +317,14 @@ fn make_cgroup(config: &Config, layout: &Layout) -> Probe {
         for root in &roots {
             fs::create_dir_all(root.join(&path))?;
         }
+        if let (CgroupMode::V2, Some(unified)) = (layout.mode(), &layout.unified) {
+            // What the runtime will do as well. It is refused where processes are in the cgroup itself.
+            if layout.has("memory") {
+                fs::write(unified.join("cgroup.subtree_control"), "+memory").map_err(|error| {
+                    io::Error::new(error.kind(), format!("passing the memory controller on: {error}"))
+                })?;
+            }
+        }
         if let Some(unified) = &layout.unified {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let directory = rustix::fs::openat(CWD, unified.join(&path), flags, Mode::empty())?;
@@ -345,7 +353,8 @@ fn make_cgroup(config: &Config, layout: &Layout) -> Probe {
         Err(error) => missing(
             name,
             error.to_string(),
-            "mount the cgroup file systems writable, or give another --cgroup-parent",
+            "mount the cgroup file systems writable; in a container with version 2, move all processes out of \
+             its topmost cgroup first",
         ),
     }
 }

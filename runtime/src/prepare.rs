@@ -11,7 +11,7 @@ use crate::plan::text::Text;
 use crate::plan::{self, Context, Refusal};
 use crate::protocol::{self, CgroupFiles, Create};
 use crate::runtime::Runtime;
-use crate::spec::{ContainerSpec, ExecSpec, SandboxSpec};
+use crate::spec::{ContainerSpec, ExecSpec, Rootfs, SandboxSpec};
 use crate::user;
 
 /// Processes that have been killed can hang in the kernel for a while.
@@ -33,6 +33,11 @@ pub(crate) fn prepare(
     if let Some(directory) = container.log.as_ref().and_then(|log| log.path.parent()) {
         std::fs::create_dir_all(directory)
             .map_err(|source| StartContainerError::Record { path: directory.to_owned(), source })?;
+    }
+    if let Rootfs::Overlay { work, .. } = &container.rootfs {
+        // What an earlier use of the layer has left to say that it was never synced. The caller has been told
+        // what that means.
+        let _ = std::fs::remove_dir_all(work.join("work/incompat"));
     }
     let placement = runtime
         .tree

@@ -122,7 +122,9 @@ impl SandboxSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Rootfs {
-    /// An overlay that exists in the container's own mount namespace only.
+    /// An overlay that exists in the container's own mount namespace only. What the container writes to it
+    /// lives as long as the machine runs: it is mounted `volatile`, which makes syncing a no-op, so after a
+    /// power failure the upper layer must be thrown away. (Data that must survive belongs into volumes.)
     Overlay {
         /// Read-only layers, topmost first.
         lower: Vec<PathBuf>,

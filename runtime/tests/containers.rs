@@ -545,8 +545,6 @@ async fn many_layers_and_long_names() {
 async fn the_filter_denies_what_it_should() {
     need_root!();
     let bench = Bench::new();
-    // busybox has no keyctl or bpf: an exec of this very test binary's helper would need its libraries, so the
-    // probes are shell commands whose system calls are known.
     let (_, out, err) = bench
         .run(
             "mount -t tmpfs x /tmp; unshare -m true; unshare -U true; dmesg | head -1; hostname evil
@@ -875,15 +873,101 @@ async fn shared_memory_is_shared_within_a_sandbox() {
     bench.finish();
 }
 
+/// A program of one system call, whose exit code is the error number. No compiler, no libc.
+#[cfg(target_arch = "x86_64")]
+fn probe(number: u32, arguments: [u32; 3], thirty_two_bit: bool) -> Vec<u8> {
+    let mut code = Vec::new();
+    // mov edi, esi, edx (or ebx, ecx, edx); mov eax; then the call.
+    let registers: [u8; 3] = if thirty_two_bit { [0xbb, 0xb9, 0xba] } else { [0xbf, 0xbe, 0xba] };
+    for (register, argument) in registers.into_iter().zip(arguments).chain([(0xb8, number)]) {
+        code.push(register);
+        code.extend(argument.to_le_bytes());
+    }
+    code.extend(if thirty_two_bit { [0xcd, 0x80] } else { [0x0f, 0x05] });
+    // neg eax; mov edi, eax; mov eax, 60 (exit); syscall.
+    code.extend([0xf7, 0xd8, 0x89, 0xc7, 0xb8, 60, 0, 0, 0, 0x0f, 0x05]);
+
+    let base = 0x40_0000_u64;
+    let start = 64 + 56;
+    let size = start + code.len() as u64;
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let mut put = |bytes: &[u8]| elf.extend_from_slice(bytes);
+    put(&2_u16.to_le_bytes()); // executable
+    put(&62_u16.to_le_bytes()); // x86_64
+    put(&1_u32.to_le_bytes());
+    put(&(base + start).to_le_bytes()); // entry
+    put(&64_u64.to_le_bytes()); // program headers
+    put(&0_u64.to_le_bytes());
+    put(&0_u32.to_le_bytes());
+    for half in [64_u16, 56, 1, 64, 0, 0] {
+        put(&half.to_le_bytes());
+    }
+    put(&1_u32.to_le_bytes()); // load
+    put(&5_u32.to_le_bytes()); // read, execute
+    for long in [0, base, base, size, size, 0x1000] {
+        put(&long.to_le_bytes());
+    }
+    elf.extend(code);
+    elf
+}
+
+#[cfg(target_arch = "x86_64")]
 #[tokio::test]
-async fn keyrings_are_not_the_hosts() {
+async fn the_filter_denies_by_number_on_every_abi() {
+    need_root!();
+    const EPERM: i32 = 1;
+    const ENOSYS: i32 = 38;
+    const X32: u32 = 0x4000_0000;
+    let bench = Bench::new();
+    let sandbox = bench.sandbox().await;
+    let namespaces = 0x1000_0000; // CLONE_NEWUSER
+    for (name, number, arguments, thirty_two_bit, expected) in [
+        ("getpid", 39, [0; 3], false, Some(256 - 1)), // minus the pid, which is 1
+        ("keyctl", 250, [0, 0xffff_fffd, 0], false, Some(EPERM)),
+        ("add_key", 248, [0; 3], false, Some(EPERM)),
+        ("mount", 165, [0; 3], false, Some(EPERM)),
+        ("bpf", 321, [0; 3], false, Some(EPERM)),
+        ("unshare", 272, [namespaces, 0, 0], false, Some(EPERM)),
+        ("clone", 56, [namespaces | 17, 0, 0], false, Some(EPERM)),
+        ("clone3", 435, [0; 3], false, Some(ENOSYS)),
+        ("io_uring_setup", 425, [1, 0, 0], false, Some(EPERM)),
+        ("kexec_load", 246, [0; 3], false, Some(EPERM)),
+        ("open_by_handle_at", 304, [0; 3], false, Some(EPERM)),
+        ("userfaultfd", 323, [0; 3], false, Some(EPERM)),
+        ("socket(AF_ALG)", 41, [38, 5, 0], false, Some(EPERM)),
+        ("socket(AF_VSOCK)", 41, [40, 1, 0], false, Some(EPERM)),
+        ("a call of the future", 600, [0; 3], false, Some(ENOSYS)),
+        ("keyctl as x32", 250 | X32, [0; 3], false, Some(EPERM)),
+        ("mount as i386", 21, [0; 3], true, Some(EPERM)),
+        ("keyctl as i386", 288, [0; 3], true, Some(EPERM)),
+    ] {
+        fs::write(bench.image().join("probe"), probe(number, arguments, thirty_two_bit)).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(bench.image().join("probe"), mode).unwrap();
+        sandbox.start(bench.container("c", &["/probe"])).await.unwrap();
+        let exit = sandbox.wait("c").await.unwrap();
+        assert_eq!((exit.signal, Some(exit.code)), (None, expected), "{name}");
+        sandbox.remove_container("c").await.unwrap();
+    }
+    sandbox.remove().await.unwrap();
+    bench.finish();
+}
+
+#[tokio::test]
+async fn a_layer_can_be_used_again() {
     need_root!();
     let bench = Bench::new();
     let sandbox = bench.sandbox().await;
-    sandbox.start(bench.shell("c", "sleep 1000")).await.unwrap();
-    let pid = sandbox.containers().await.unwrap()[0].pid.unwrap();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    assert!(status.contains("Seccomp:\t2"), "{status}");
+    let mut first = bench.shell("a", "echo kept > /file");
+    let rootfs = first.rootfs.clone();
+    sandbox.start(first.clone()).await.unwrap();
+    sandbox.wait("a").await.unwrap();
+    sandbox.remove_container("a").await.unwrap();
+    first.spec = support::spec(&["cat", "/file"]);
+    first.rootfs = rootfs;
+    sandbox.start(first).await.unwrap();
+    assert_eq!(sandbox.wait("a").await.unwrap().code, 0);
+    assert_eq!(bench.output("a"), "kept\n");
     sandbox.remove().await.unwrap();
     bench.finish();
 }

@@ -90,7 +90,8 @@ async fn a_killed_caller_is_not_missed() {
         .spawn()
         .unwrap();
     let output = |id: &str| bench.output(id);
-    eventually("it has started containers", || output("ticks").contains("line 20")).await;
+    let started = || output("ticks").contains("line 20") && output("waits").contains("ready");
+    eventually("it has started containers", started).await;
     caller.kill().unwrap();
     caller.wait().unwrap();
     let seen = output("ticks").lines().count();
@@ -108,7 +109,7 @@ async fn a_killed_caller_is_not_missed() {
     assert!(matches!(state("ticks").status, ContainerStatus::Running { .. }));
     let ContainerStatus::Exited(exit) = state("waits").status else { panic!() };
     assert_eq!(exit.code, 42);
-    assert_eq!(output("waits"), "gone\n");
+    assert_eq!(output("waits"), "ready\ngone\n");
     let lines: Vec<String> = output("ticks").lines().map(str::to_owned).collect();
     let expected: Vec<String> = (0..lines.len()).map(|number| format!("line {number}")).collect();
     assert_eq!(lines, expected, "not a line is missing");
@@ -151,7 +152,7 @@ async fn caller_to_be_killed() {
     };
     let ticks = "i=0; while :; do echo line $i; i=$((i+1)); usleep 5000; done";
     sandbox.start(container("ticks", ticks)).await.unwrap();
-    let waits = "until [ -e /host/go ]; do usleep 5000; done; echo gone; exit 42";
+    let waits = "echo ready; until [ -e /host/go ]; do usleep 5000; done; echo gone; exit 42";
     sandbox.start(container("waits", waits)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
 }

@@ -235,25 +235,31 @@ pub(crate) fn keep_only(
     standard: [BorrowedFd<'_>; 3],
     others: &[Option<BorrowedFd<'_>>],
 ) -> Result<(), Errno> {
-    /// Above everything that a keeper has open, below every usual limit.
-    const ASIDE: i32 = 512;
-    let first = ASIDE;
+    const MOST: usize = 8;
+    if others.len() > MOST - 3 {
+        return Err(Errno::INVAL);
+    }
     // First all out of the way, as any of them may sit on a number that another one is to get.
+    let mut aside = [-1; MOST];
+    let all = standard.iter().map(|fd| Some(*fd)).chain(others.iter().copied());
     let mut count = 0;
-    for fd in standard.iter().map(|fd| Some(*fd)).chain(others.iter().copied()) {
-        let target = first + count;
+    for (place, fd) in aside.iter_mut().zip(all) {
         count += 1;
-        if let Some(fd) = fd {
-            // SAFETY: dup3 reads no memory; what it closes, if anything, is in the range that is closed below.
-            check(unsafe { libc::dup3(fd.as_raw_fd(), target, libc::O_CLOEXEC) }.into())?;
+        let Some(fd) = fd else { continue };
+        // SAFETY: the call reads no memory, and gives a number that was free.
+        *place = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 16) };
+        if *place < 0 {
+            return Err(last_errno());
         }
     }
-    for number in 0..count {
+    for (number, from) in (0..count).zip(aside) {
         let flags = if number < 3 { 0 } else { libc::O_CLOEXEC };
-        // SAFETY: as above. A missing one fails with EBADF, and its number is closed.
-        if unsafe { libc::dup3(first + number, number, flags) } < 0 {
+        if from < 0 {
             // SAFETY: whatever had this number is not to be kept.
             unsafe { libc::close(number) };
+        } else {
+            // SAFETY: reads no memory; what had this number is not to be kept.
+            check(unsafe { libc::dup3(from, number, flags) }.into())?;
         }
     }
     close_from(u32::try_from(count).unwrap_or(3))

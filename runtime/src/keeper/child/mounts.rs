@@ -314,6 +314,8 @@ fn mount_root(root: &Root, place: &CStr) -> Result<OwnedFd, Fault> {
     Ok(mount)
 }
 
+/// Volatile: an overlay otherwise syncs the whole file system that its upper layer lies on, with everybody's
+/// data, when it is unmounted, and a container's end waits for that.
 fn overlay(lower: &[Text], upper: &Text, work: &Text) -> Result<OwnedFd, Fault> {
     let fs = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in lower {
@@ -321,6 +323,7 @@ fn overlay(lower: &[Text], upper: &Text, work: &Text) -> Result<OwnedFd, Fault> 
     }
     let configured = set_directory(&fs, c"upperdir", upper.as_c_str())
         .and_then(|()| set_directory(&fs, c"workdir", work.as_c_str()))
+        .and_then(|()| rustix::mount::fsconfig_set_flag(&fs, c"volatile"))
         .and_then(|()| rustix::mount::fsconfig_create(&fs));
     if let Err(errno) = configured {
         return Err(explained(&fs, errno));
@@ -381,6 +384,7 @@ fn old_overlay(lower: &[Text], upper: &Text, work: &Text, place: &CStr) -> Resul
             count += 1;
         }
     }
+    data.push(b",volatile")?;
     let text = CStr::from_bytes_with_nul(&data.bytes[..=data.length]).map_err(|_| Errno::INVAL)?;
     rustix::mount::mount(c"overlay", place, c"overlay", rustix::mount::MountFlags::empty(), text)?;
     Ok(rustix::fs::openat(CWD, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
