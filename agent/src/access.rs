@@ -11,10 +11,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::logs::read::{self, LogError, LogQuery};
+use crate::machine::PodSandbox;
 use crate::names::Layout;
 use crate::pod::worker::View;
 use crate::pods::Registry;
 use crate::server::{ContainerPath, LogOptions, LogStream, NotThere, Pods, RunningContainer};
+use crate::stats;
 
 /// Parts of a log that may wait for a slow client; then the reader waits.
 const WAITING: usize = 4;
@@ -22,14 +24,15 @@ const WAITING: usize = 4;
 /// The pods of this node, for the server.
 #[derive(Debug)]
 pub struct Access {
+    node: String,
     registry: Registry,
     layout: Layout,
 }
 
 impl Access {
-    /// Of these pods, with their logs below this layout.
-    pub fn new(registry: Registry, layout: Layout) -> Self {
-        Self { registry, layout }
+    /// Of these pods of a node, with their logs below this layout.
+    pub fn new(node: impl Into<String>, registry: Registry, layout: Layout) -> Self {
+        Self { node: node.into(), registry, layout }
     }
 
     fn find(&self, path: &ContainerPath) -> Result<watch::Receiver<View>, NotThere> {
@@ -78,6 +81,22 @@ impl Pods for Access {
             .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
         let tty = all.find(|defined| defined.name == path.container).and_then(|defined| defined.tty);
         Ok(RunningContainer { sandbox, id: container.id.clone(), tty: tty.unwrap_or(false) })
+    }
+
+    fn sandbox(&self, namespace: &str, pod: &str) -> Result<Arc<dyn PodSandbox>, NotThere> {
+        let view = self.registry.find(namespace, pod).ok_or(NotThere::Pod)?;
+        let sandbox = view.borrow().sandbox.clone();
+        sandbox.filter(|sandbox| sandbox.is_ready()).ok_or_else(|| {
+            NotThere::Container(format!("unable to forward port because pod is not running: {pod:?}"))
+        })
+    }
+
+    async fn summary(&self) -> serde_json::Value {
+        stats::summary(&self.node, self.registry.all()).await
+    }
+
+    fn metrics(&self) -> String {
+        stats::metrics(&self.registry.all())
     }
 
     async fn logs(&self, path: &ContainerPath, options: &LogOptions) -> Result<LogStream, NotThere> {

@@ -25,6 +25,7 @@ mod run;
 pub mod server;
 pub mod sources;
 pub mod spec;
+mod stats;
 pub mod volume;
 
 pub use access::Access;

@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::machine::PodSandbox;
 use crate::names::{full_name, is_static, label, name, namespace, uid};
 use crate::pod::worker::{Target, View, Worker};
+use crate::resources::{CgroupLimits, burstable_shares, milli_cpu_to_shares};
 use crate::sources::merge::{Change, Desire, Desired, diff};
 use crate::volume::mount;
 
@@ -75,6 +76,8 @@ pub struct Pods {
     deferred: BTreeMap<String, Desire>,
     desired: Desired,
     swept: bool,
+    /// What the class of pods that asked for something has.
+    burstable_shares: Option<u64>,
     stop: CancellationToken,
     /// Clearing away; ends by itself.
     chores: JoinSet<()>,
@@ -98,6 +101,7 @@ impl Pods {
             deferred: BTreeMap::new(),
             desired: Desired::default(),
             swept: false,
+            burstable_shares: None,
             stop,
             chores: JoinSet::new(),
         }
@@ -107,7 +111,7 @@ impl Pods {
     pub async fn run(mut self, mut desired: watch::Receiver<Desired>) {
         loop {
             let next = desired.borrow_and_update().clone();
-            self.follow(next).await;
+            self.follow(next);
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 changed = desired.changed() => if changed.is_err() { break },
@@ -118,17 +122,18 @@ impl Pods {
         while self.workers.join_next().await.is_some() {}
     }
 
-    async fn follow(&mut self, next: Desired) {
+    fn follow(&mut self, next: Desired) {
         let changes = diff(&self.desired, &next);
         self.desired = next;
         for change in changes {
             match change {
-                Change::Added(desire) => self.add(desire).await,
+                Change::Added(desire) => self.add(desire),
                 Change::Updated(desire) => self.update(&desire),
                 Change::Removed(desire) => self.remove(&desire),
                 Change::Mirror(full_name, mirror) => self.mirror(&full_name, mirror),
             }
         }
+        self.share_out();
         if self.desired.ready {
             if !self.swept {
                 self.swept = true;
@@ -138,7 +143,7 @@ impl Pods {
         }
     }
 
-    async fn add(&mut self, desire: Desire) {
+    fn add(&mut self, desire: Desire) {
         let full_name = full_name(&desire.pod);
         let taken = |working: &Working| working.full_name == full_name;
         // The old one may hold what the new one needs: ports, directories, the name in the API.
@@ -147,15 +152,15 @@ impl Pods {
             return;
         }
         let sandboxes = self.found.remove(uid(&desire.pod)).unwrap_or_default();
-        self.start(desire, sandboxes).await;
+        self.start(desire, sandboxes);
     }
 
-    async fn start(&mut self, desire: Desire, sandboxes: Vec<Arc<dyn PodSandbox>>) {
+    fn start(&mut self, desire: Desire, sandboxes: Vec<Arc<dyn PodSandbox>>) {
         let (uid, full_name) = (uid(&desire.pod).to_owned(), full_name(&desire.pod));
         let mirror = self.desired.mirrors.get(&full_name).filter(|_| is_static(&desire.pod)).cloned();
         let (target, receiver) =
             watch::channel(Target { source: desire.source, pod: desire.pod, mirror, removed: None });
-        let (worker, view) = Worker::new(self.context.clone(), receiver, sandboxes).await;
+        let (worker, view) = Worker::new(self.context.clone(), receiver, sandboxes);
         self.registry.lock().insert(uid.clone(), view);
         let stop = self.stop.clone();
         let name = uid.clone();
@@ -215,15 +220,15 @@ impl Pods {
             let sandboxes = self.sandboxes_of(&uid).await;
             let target = working.target.borrow().clone();
             let removed = target.removed;
-            self.start(Desire { source: target.source, pod: target.pod }, sandboxes).await;
+            self.start(Desire { source: target.source, pod: target.pod }, sandboxes);
             if let Some(working) = self.working.get(&uid) {
                 working.target.send_modify(|target| target.removed = removed);
             }
         } else if let Some(desire) = self.deferred.remove(&working.full_name) {
-            self.add(desire).await;
+            self.add(desire);
         } else if let Some(desire) = self.desired.pods.get(&uid).cloned() {
             // It was removed and wanted again while it went.
-            self.add(desire).await;
+            self.add(desire);
         }
     }
 
@@ -232,6 +237,23 @@ impl Pods {
         all.into_iter()
             .filter(|sandbox| sandbox.labels().get(label::POD_UID).is_some_and(|of| of == uid))
             .collect()
+    }
+
+    /// Gives the classes their shares: pods that asked for nothing get what is left, and those that asked for something
+    /// get together what they asked for.
+    fn share_out(&mut self) {
+        let pods = self.desired.pods.values().map(|desire| &*desire.pod);
+        let shares = burstable_shares(pods);
+        if self.burstable_shares == Some(shares) {
+            return;
+        }
+        self.burstable_shares = Some(shares);
+        for (class, shares) in [("besteffort", milli_cpu_to_shares(0)), ("burstable", shares)] {
+            let limits = CgroupLimits { cpu_shares: Some(shares), ..CgroupLimits::default() };
+            if let Err(error) = self.context.machine.sandboxes.limit(class, &limits.to_oci()) {
+                tracing::warn!(class, error = %ErrorChain(&error), "setting the shares of a class of pods");
+            }
+        }
     }
 
     /// Clears away what is left of pods that no source wants; once, when all sources have been read.

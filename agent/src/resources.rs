@@ -134,6 +134,20 @@ pub fn pod_limits_of(pod: &Pod) -> CgroupLimits {
     }
 }
 
+/// `cpu.shares` of the cgroup of all Burstable pods: what they asked for together.
+pub fn burstable_shares<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> u64 {
+    let is_over = |pod: &Pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    let burstable = pods.into_iter().filter(|pod| qos::class(pod) == QosClass::Burstable && !is_over(pod));
+    let milli = burstable.map(|pod| {
+        let request = pod_requests(pod).get("cpu").map_or(0, Quantity::milli);
+        u64::try_from(request).unwrap_or(0)
+    });
+    milli_cpu_to_shares(milli.fold(0, u64::saturating_add))
+}
+
 /// Where a pod's cgroup is, below the parent of all pods.
 pub fn pod_cgroup(pod: &Pod, uid: &str) -> String {
     match qos::class(pod) {
@@ -246,6 +260,20 @@ mod tests {
             assert_eq!(pod_cgroup(&pod, "u1"), path);
             assert_eq!(pod_limits_of(&pod), expected, "{resources}");
         }
+    }
+
+    #[test]
+    fn burstable_pods_share_what_they_asked_for() {
+        let of =
+            |resources: &str| pod(&format!("containers: [{{name: a, image: i, resources: {resources}}}]"));
+        let pods = [
+            of("{}"),
+            of("{requests: {cpu: 250m}}"),
+            of("{requests: {cpu: 1}}"),
+            of("{requests: {cpu: 1, memory: 1Mi}, limits: {cpu: 1, memory: 1Mi}}"),
+        ];
+        assert_eq!(burstable_shares(&pods), 1280);
+        assert_eq!(burstable_shares(&pods[..1]), 2);
     }
 
     #[test]

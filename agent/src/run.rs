@@ -206,7 +206,7 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
     let mut port = 0;
     if let Some(serve) = config.server {
         port = serve.listener.local_addr().map_err(Error::Listener)?.port();
-        let access = Arc::new(Access::new(registry.clone(), layout.clone()));
+        let access = Arc::new(Access::new(&config.node_name, registry.clone(), layout.clone()));
         group.spawn_infallible("agent API", server::serve(access, serve.listener, serve.tls, stop.clone()));
     }
     if let Some(client) = client.clone() {

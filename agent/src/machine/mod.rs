@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use network::HostPort;
+use runtime::cgroup::CgroupError;
+use runtime::oci::LinuxResources;
 use runtime::{
     Attach, ContainerSpec, ContainerState, CreateSandboxError, Exec, ExecError, ExecSpec, Exit, RemoveError,
     RequestError, Rootfs, SandboxEvent, SandboxSpec, Signal, StartContainerError, Stats,
@@ -45,6 +47,9 @@ pub trait Sandboxes: Debug + Send + Sync {
 
     /// Makes one.
     async fn create(&self, spec: SandboxSpec) -> Result<Arc<dyn PodSandbox>, CreateSandboxError>;
+
+    /// Limits a cgroup that sandboxes are in, by its path below the parent of all.
+    fn limit(&self, path: &str, resources: &LinuxResources) -> Result<(), CgroupError>;
 }
 
 /// The sandbox of a pod.

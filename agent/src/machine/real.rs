@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use network::{HostPort, Network};
+use runtime::cgroup::CgroupError;
+use runtime::oci::LinuxResources;
 use runtime::{
     Attach, ContainerSpec, ContainerState, CreateSandboxError, Exec, ExecError, ExecSpec, Exit, ReadStream,
     RemoveError, RequestError, Runtime, Sandbox, SandboxEvent, SandboxSpec, SandboxState, Signal,
@@ -32,6 +34,10 @@ impl Sandboxes for Arc<Runtime> {
 
     async fn create(&self, spec: SandboxSpec) -> Result<Arc<dyn PodSandbox>, CreateSandboxError> {
         Ok(Arc::new(RealSandbox(self.create_sandbox(spec).await?)))
+    }
+
+    fn limit(&self, path: &str, resources: &LinuxResources) -> Result<(), CgroupError> {
+        self.ensure_cgroup(path, resources)
     }
 }
 

@@ -49,7 +49,8 @@ impl Facts {
         let disk = rustix::fs::statvfs(data_dir).ok();
         let storage = disk.as_ref().map_or(0, |disk| disk.f_blocks * disk.f_frsize);
         let disk_pressure = disk.is_some_and(|disk| {
-            disk.f_bavail * disk.f_frsize < (storage / 20).min(MIN_STORAGE) || (disk.f_files > 0 && disk.f_favail * 20 < disk.f_files)
+            disk.f_bavail * disk.f_frsize < (storage / 20).min(MIN_STORAGE)
+                || (disk.f_files > 0 && disk.f_favail * 20 < disk.f_files)
         });
         // The last number of loadavg's fourth field is how many tasks there are.
         let tasks =

@@ -1,13 +1,17 @@
 //! The node's own API, on port 10250 by default: what the API server passes on (logs, exec, attach) and what tells how the
 //! node is.
 //!
-//! Only clients with a certificate of the cluster's CA get as far as a request. Paths and parameters are the kubelet's.
+//! Only clients with a certificate of the cluster's CA get as far as a request, and only the API server and administrators
+//! get an answer: who may enter containers owns the node. Paths and parameters are the kubelet's.
 //!
 //! ```text
-//! accept ─▶ TLS, client certificate ─▶ route (pure) ─▶ /healthz  /pods  /containerLogs  /exec  /attach
+//! accept ─▶ TLS, client certificate ─▶ route (pure) ─▶ /healthz  /pods  /containerLogs  /exec  /attach  /portForward
+//!                                                      /stats/summary  /metrics
 //! ```
 
 mod channels;
+mod forward;
+mod peer;
 mod route;
 mod streams;
 
@@ -55,6 +59,12 @@ pub trait Pods: Debug + Send + Sync + 'static {
     fn list(&self) -> Vec<Arc<Pod>>;
     /// Where a running container is.
     async fn running(&self, path: &ContainerPath) -> Result<RunningContainer, NotThere>;
+    /// The sandbox of a pod.
+    fn sandbox(&self, namespace: &str, pod: &str) -> Result<Arc<dyn PodSandbox>, NotThere>;
+    /// What pods use, as `/stats/summary` says it.
+    async fn summary(&self) -> serde_json::Value;
+    /// Counters, in Prometheus' text format.
+    fn metrics(&self) -> String;
     /// A container's log.
     async fn logs(&self, path: &ContainerPath, options: &LogOptions) -> Result<LogStream, NotThere>;
 }
@@ -125,9 +135,10 @@ async fn connection(pods: Arc<dyn Pods>, acceptor: TlsAcceptor, stream: TcpStrea
         Ok(Err(error)) => return debug!(%error, "TLS handshake"),
         Err(_) => return debug!("TLS handshake took too long"),
     };
+    let trusted = peer::is_trusted(stream.get_ref().1.peer_certificates());
     let service = service_fn(move |request| {
         let pods = Arc::clone(&pods);
-        async move { Ok::<_, Infallible>(answer(pods, request).await) }
+        async move { Ok::<_, Infallible>(answer(pods, trusted, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ);
@@ -139,7 +150,7 @@ async fn connection(pods: Arc<dyn Pods>, acceptor: TlsAcceptor, stream: TcpStrea
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-async fn answer(pods: Arc<dyn Pods>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(pods: Arc<dyn Pods>, trusted: bool, request: Request<Incoming>) -> Response<Body> {
     let route =
         match route::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or_default())
         {
@@ -147,6 +158,12 @@ async fn answer(pods: Arc<dyn Pods>, request: Request<Incoming>) -> Response<Bod
             Err(BadRequest::NoSuchPath) => return text(StatusCode::NOT_FOUND, "404 page not found\n"),
             Err(BadRequest::Parameter(problem)) => return text(StatusCode::BAD_REQUEST, &problem),
         };
+    if !trusted && route != Route::Health {
+        return text(
+            StatusCode::FORBIDDEN,
+            "Forbidden: only the API server and administrators may ask this\n",
+        );
+    }
     match route {
         Route::Health => text(StatusCode::OK, "ok"),
         Route::Pods => list(&*pods),
@@ -166,15 +183,24 @@ async fn answer(pods: Arc<dyn Pods>, request: Request<Incoming>) -> Response<Bod
             Ok(container) => streams::attach(container, options, request),
             Err(error) => not_there(&error),
         },
+        Route::PortForward { namespace, pod, ports } => match pods.sandbox(&namespace, &pod) {
+            Ok(sandbox) => forward::forward(sandbox, ports, request),
+            Err(error) => not_there(&error),
+        },
+        Route::Summary => json(&pods.summary().await),
+        Route::Metrics => text(StatusCode::OK, &pods.metrics()),
     }
 }
 
 fn list(pods: &dyn Pods) -> Response<Body> {
     let items: Vec<serde_json::Value> =
         pods.list().iter().filter_map(|pod| serde_json::to_value(&**pod).ok()).collect();
-    let list = serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
+    json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+}
+
+fn json(value: &serde_json::Value) -> Response<Body> {
     let response = Response::builder().header(header::CONTENT_TYPE, "application/json");
-    response.body(full(list.to_string())).unwrap_or_else(|_| internal())
+    response.body(full(value.to_string())).unwrap_or_else(|_| internal())
 }
 
 fn not_there(error: &NotThere) -> Response<Body> {

@@ -47,6 +47,9 @@ pub struct StreamOptions {
     pub tty: bool,
 }
 
+/// Each port takes two of the 256 channels.
+const MAX_PORTS: usize = 100;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Route {
     Health,
@@ -54,6 +57,9 @@ pub(super) enum Route {
     Logs(ContainerPath, LogOptions),
     Exec(ContainerPath, StreamOptions),
     Attach(ContainerPath, StreamOptions),
+    PortForward { namespace: String, pod: String, ports: Vec<u16> },
+    Summary,
+    Metrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +95,15 @@ pub(super) fn parse(method: &Method, path: &str, query: &str) -> Result<Route, B
             some_stream(&options)?;
             Ok(Route::Attach(container_path(namespace, pod, container), options))
         }
+        ["portForward", namespace, pod] | ["portForward", namespace, pod, _] if streams => {
+            Ok(Route::PortForward {
+                namespace: (*namespace).to_owned(),
+                pod: (*pod).to_owned(),
+                ports: query.ports()?,
+            })
+        }
+        ["stats", "summary"] if reads => Ok(Route::Summary),
+        ["metrics"] if reads => Ok(Route::Metrics),
         _ => Err(BadRequest::NoSuchPath),
     }
 }
@@ -147,6 +162,27 @@ impl Query {
             since_time: self.get("sinceTime").filter(|text| !text.is_empty()).map(str::to_owned),
             limit_bytes: self.number("limitBytes")?,
         })
+    }
+
+    /// Ports may be repeated, and may be several with commas between them.
+    fn ports(&self) -> Result<Vec<u16>, BadRequest> {
+        let given = self.0.iter().filter(|(name, _)| name == "port" || name == "ports");
+        let texts = given.flat_map(|(_, value)| value.split(',')).filter(|text| !text.is_empty());
+        let ports: Result<Vec<u16>, BadRequest> = texts
+            .map(|text| match text.parse() {
+                Ok(port) if port > 0 => Ok(port),
+                _ => Err(BadRequest::Parameter(format!("port {text:?} is not a number from 1 to 65535"))),
+            })
+            .collect();
+        match ports {
+            Ok(ports) if ports.is_empty() => {
+                Err(BadRequest::Parameter("query parameter \"port\" is required".to_owned()))
+            }
+            Ok(ports) if ports.len() > MAX_PORTS => Err(BadRequest::Parameter(format!(
+                "no more than {MAX_PORTS} ports can be forwarded over one connection"
+            ))),
+            ports => ports,
+        }
     }
 
     fn streams(&self) -> StreamOptions {
@@ -217,6 +253,22 @@ mod tests {
         };
         assert_eq!(options.command, ["sh", "-c", "echo a&b"]);
         assert!(options.stdout && options.stderr && !options.stdin && !options.tty);
+    }
+
+    #[test]
+    fn ports_are_forwarded() {
+        let Ok(Route::PortForward { pod, ports, .. }) =
+            get("/portForward/default/web", "port=80%2C81&ports=443")
+        else {
+            panic!()
+        };
+        assert_eq!((pod.as_str(), ports), ("web", vec![80, 81, 443]));
+        for wrong in ["", "port=0", "port=x", "port=70000"] {
+            assert!(
+                matches!(get("/portForward/default/web", wrong), Err(BadRequest::Parameter(_))),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]

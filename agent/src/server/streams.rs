@@ -107,10 +107,10 @@ pub(super) fn attach(
     })
 }
 
-type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// Switches to a WebSocket with one of our protocols; `talk` runs in a task of its own, for as long as the connection.
-fn upgrade<F, T>(request: Request<Incoming>, talk: F) -> Response<Body>
+pub(super) fn upgrade<F, T>(request: Request<Incoming>, talk: F) -> Response<Body>
 where
     F: FnOnce(Socket) -> T + Send + 'static,
     T: Future<Output = ()> + Send,

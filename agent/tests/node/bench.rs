@@ -129,8 +129,10 @@ impl Bench {
     /// Stops the agent; pods go on.
     pub(crate) async fn stop(&mut self) {
         let (task, stop) = self.agent.take().unwrap();
+        let began = Instant::now();
         stop.cancel();
         task.await.unwrap().unwrap();
+        println!("stopped after {:?}", began.elapsed());
     }
 
     /// Writes a manifest of one pod, of which `spec` is the spec in flow style.
@@ -220,9 +222,11 @@ impl Bench {
             let _ =
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
+        let began = Instant::now();
         while !processes_of(&self.parent).is_empty() {
             std::thread::sleep(Duration::from_millis(5));
         }
+        println!("dead after {:?}", began.elapsed());
     }
 
     pub(crate) fn left_over(&self) -> Vec<String> {

@@ -167,6 +167,7 @@ fn pods_come_back_when_everything_was_killed() {
                 out(&bench)
             ),
         );
+        bench.until("the first start", |bench| bench.output("starts").lines().count() == 1).await;
         bench.phase("web", "Running").await;
         bench.stop().await;
         bench.kill_everything();

@@ -83,6 +83,10 @@ fn sandbox_spec(context: &Context, pod: &Pod, attempt: u32) -> Result<SandboxSpe
     let empty = PodSpec::default();
     let pod_spec = pod.spec.as_ref().unwrap_or(&empty);
     let is = |flag: Option<bool>| flag.unwrap_or(false);
+    if pod_spec.host_users == Some(false) {
+        // A pod that asked for more isolation must not silently get less.
+        return Err(failed(&NoUserNamespaces));
+    }
     let uid = names::uid(pod);
     let name =
         etc::hostname(pod, &context.node.hostname, &context.dns.domain).map_err(|error| failed(&error))?;
@@ -114,6 +118,11 @@ fn sandbox_spec(context: &Context, pod: &Pod, attempt: u32) -> Result<SandboxSpe
     spec.resources = Some(pod_limits_of(pod).to_oci());
     Ok(spec)
 }
+
+/// What a pod with `hostUsers: false` is told.
+#[derive(Debug, thiserror::Error)]
+#[error("hostUsers: false asks for a user namespace, which this node cannot give")]
+struct NoUserNamespaces;
 
 /// uids are unique, but those of static pods may be anything that a file says.
 fn sandbox_id(uid: &str, attempt: u32) -> String {

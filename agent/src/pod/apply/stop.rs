@@ -6,7 +6,7 @@ use std::time::Duration;
 use client::ErrorChain;
 use jiff::Timestamp;
 use manifests::k8s_openapi::api::core::v1::{Container, Pod};
-use runtime::Signal;
+use runtime::{ErrorClass, Signal};
 use tokio::sync::watch;
 
 use super::super::decide::StopCause;
@@ -57,7 +57,9 @@ pub(in super::super) async fn stop_container(mut input: StopInput) -> Outcome {
         () = passed(&mut input.deadline) => {}
     }
     loop {
-        if let Err(error) = input.sandbox.kill(&input.id).await {
+        if let Err(error) = input.sandbox.kill(&input.id).await
+            && error.class() != ErrorClass::Gone
+        {
             tracing::warn!(id = input.id, error = %ErrorChain(&error), "killing a container");
         }
         tokio::select! {

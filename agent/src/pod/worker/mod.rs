@@ -100,6 +100,8 @@ pub struct Worker {
     publisher: Publisher,
     operations: Operations,
     sandbox_events: Option<broadcast::Receiver<SandboxEvent>>,
+    /// What is there of the pod from before, to be adopted first.
+    found: Option<Found>,
     probes: BTreeMap<(String, Kind), Probing>,
     verdicts: (mpsc::Sender<ProbeResult>, mpsc::Receiver<ProbeResult>),
     /// When the containers that are being stopped will be killed.
@@ -112,6 +114,13 @@ pub struct Worker {
     mirror: MirrorState,
     /// Ends of containers whose start is not known to be over yet.
     early_exits: BTreeMap<String, runtime::Exit>,
+}
+
+/// What is there of a pod when its worker begins.
+#[derive(Debug)]
+struct Found {
+    record: Option<Record>,
+    sandboxes: Vec<Arc<dyn PodSandbox>>,
 }
 
 /// What is under way about the mirror pod.
@@ -181,7 +190,7 @@ impl Operations {
 
 impl Worker {
     /// A worker for a pod; `sandboxes` are those that the runtime already has for it.
-    pub async fn new(
+    pub fn new(
         context: Arc<Context>,
         target: watch::Receiver<Target>,
         sandboxes: Vec<Arc<dyn PodSandbox>>,
@@ -197,14 +206,13 @@ impl Worker {
             .or_else(|| first.mirror.as_ref().and_then(|mirror| mirror.status.clone()))
             .or_else(|| pod.status.clone())
             .unwrap_or_default();
-        let mut facts = Facts::new(pod.clone(), last_status.clone());
-        let adopted = adopt(&context, &mut facts, record.as_ref(), sandboxes).await;
+        let facts = Facts::new(pod.clone(), last_status.clone());
         let subscription = context.objects.subscribe(names::namespace(&pod), &references(&pod));
-        let publisher = Publisher::new(context.client.clone(), &dir, record);
+        let publisher = Publisher::new(context.client.clone(), &dir, record.clone());
         let (view, views) = watch::channel(View {
             pod,
             status: Arc::new(last_status),
-            sandbox: facts.sandbox.clone(),
+            sandbox: None,
             containers: BTreeMap::new(),
         });
         let worker = Self {
@@ -216,7 +224,8 @@ impl Worker {
             subscription,
             publisher,
             operations: Operations::default(),
-            sandbox_events: adopted,
+            sandbox_events: None,
+            found: Some(Found { record, sandboxes }),
             probes: BTreeMap::new(),
             verdicts: mpsc::channel(16),
             stop_deadline: BTreeMap::new(),
@@ -231,6 +240,9 @@ impl Worker {
 
     /// Works until the pod is gone, or until told to stop; then everything is left as it is, to be adopted later.
     pub async fn run(mut self, stop: CancellationToken) {
+        if let Some(found) = self.found.take() {
+            self.sandbox_events = adopt(&self.context, &mut self.facts, found).await;
+        }
         self.take_target();
         loop {
             let now = Timestamp::now();
@@ -736,8 +748,7 @@ impl Worker {
 async fn adopt(
     context: &Context,
     facts: &mut Facts,
-    record: Option<&Record>,
-    mut sandboxes: Vec<Arc<dyn PodSandbox>>,
+    Found { record, mut sandboxes }: Found,
 ) -> Option<broadcast::Receiver<SandboxEvent>> {
     let attempt = |sandbox: &Arc<dyn PodSandbox>| {
         sandbox.labels().get(label::ATTEMPT).and_then(|attempt| attempt.parse::<u32>().ok()).unwrap_or(0)
@@ -784,7 +795,7 @@ async fn adopt(
             tracing::warn!(sandbox = old.id(), error = %ErrorChain(&error), "detaching an old sandbox");
         }
     }
-    for (name, run) in record.map(Record::runs).unwrap_or_default() {
+    for (name, run) in record.as_ref().map(Record::runs).unwrap_or_default() {
         let runs = facts.runs.entry(name).or_default();
         // What the runtime says is newer, if it knows the run at all.
         if !runs.iter().any(|known| known.id == run.id || known.attempt >= run.attempt) {

@@ -30,7 +30,7 @@ impl Life {
         let target = Target { source: Source::Api, pod: Arc::new(pod), mirror: None, removed: None };
         let (target, receiver) = watch::channel(target);
         let sandboxes = machine.list().await;
-        let (worker, view) = Worker::new(context(&dir, &machine), receiver, sandboxes).await;
+        let (worker, view) = Worker::new(context(&dir, &machine), receiver, sandboxes);
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker.run(stop.clone()));
         Self { dir, machine, target, view, task, stop }
