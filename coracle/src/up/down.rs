@@ -104,7 +104,29 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
             remove_tree(&entry.path())?;
         }
     }
-    std::fs::remove_dir(path).with_context(|| format!("removing {}", path.display()))
+    match std::fs::remove_dir(path) {
+        // A keeper that has said its last word may still be on its way out.
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+            wait_for_processes(path)?;
+            std::fs::remove_dir(path)
+        }
+        result => result,
+    }
+    .with_context(|| format!("removing {}", path.display()))
+}
+
+/// Waits until the processes of a control group have ended, all within [`PATIENCE`].
+fn wait_for_processes(group: &Path) -> anyhow::Result<()> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let list = group.join("cgroup.procs");
+    let text = std::fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
+    for pid in text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+        let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { continue };
+        let left = Timespec::try_from(deadline.saturating_duration_since(std::time::Instant::now()))?;
+        poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)).context("waiting for a process")?;
+    }
+    Ok(())
 }
 
 async fn end_proxy(instance: &Instance) -> anyhow::Result<()> {
