@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use client::{Cache, Client, Error, ErrorChain, EventRecorder, Object, ObjectKey};
+use client::{Backoff, Cache, Client, Error, ErrorChain, EventRecorder, ListParams, Object, ObjectKey};
 use futures_util::future::join_all;
 use manifests::k8s_openapi::api::apps::v1::ReplicaSet;
 use manifests::k8s_openapi::api::core::v1::Pod;
@@ -13,10 +13,14 @@ use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::decide::Action;
 use super::status::Failure;
-use crate::ownership::{Ref, adopt, controller_reference, release};
+use crate::ownership::{BY_CONTROLLER, Ref, adopt, controller_of, controller_reference, release};
+use crate::pod_state;
 
 /// A cache that does not show a write for so long is asked about at the API server.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Pauses while the API server does not answer.
+const AWAY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
 /// What an attempt came to.
 #[derive(Debug)]
@@ -54,7 +58,7 @@ impl Hands<'_> {
         while left > 0 {
             let size = left.min(batch);
             let created = join_all((0..size).map(|_| async { api.create(&pod).await })).await;
-            let mut failed = None;
+            let (mut failed, mut unknown) = (None, false);
             for result in created {
                 match result {
                     Ok(pod) => {
@@ -63,8 +67,14 @@ impl Hands<'_> {
                     }
                     // Nothing can be made there, and what is there will go: no failure, and nothing to retry.
                     Err(error) if error.is_namespace_terminating() => return Ok(()),
-                    Err(error) => failed = Some(error),
+                    Err(error) => {
+                        unknown |= error.is_transport();
+                        failed = Some(error);
+                    }
                 }
+            }
+            if unknown {
+                self.catch_up(owner).await;
             }
             if let Some(error) = failed {
                 return Err(self.report(owner, "FailedCreate", "Error creating: ", error));
@@ -86,7 +96,7 @@ impl Hands<'_> {
             }
         }))
         .await;
-        let mut failed = None;
+        let (mut failed, mut unknown) = (None, false);
         for result in deleted {
             match result {
                 Ok(Some(pod)) => {
@@ -94,8 +104,14 @@ impl Hands<'_> {
                     self.wait_for_deletion(pod).await;
                 }
                 Ok(None) => {}
-                Err(error) => failed = Some(error),
+                Err(error) => {
+                    unknown |= error.is_transport();
+                    failed = Some(error);
+                }
             }
+        }
+        if unknown {
+            self.catch_up(owner).await;
         }
         failed.map_or(Ok(()), |error| Err(self.report(owner, "FailedDelete", "Error deleting: ", error)))
     }
@@ -104,6 +120,38 @@ impl Hands<'_> {
         let message = ErrorChain(&error).to_string();
         self.events.warning(owner, reason, format!("{what}{message}"));
         Failed { failure: Failure { reason, message }, error }
+    }
+
+    /// After an answer was lost: waits until the cache shows the pods as the API server has them. Otherwise the
+    /// next pass could make again, or delete others than, those whose fate nobody told us of.
+    async fn catch_up(&self, owner: &ReplicaSet) {
+        let api = self.client.namespaced::<Pod>(owner.namespace());
+        for attempt in 0.. {
+            let pods = match api.list_all(&ListParams::default()).await {
+                Ok(list) => list.items,
+                Err(error) => {
+                    tracing::debug!(replica_set = %owner.key(), error = %ErrorChain(&error), "pods not listed");
+                    tokio::time::sleep(AWAY.delay(attempt)).await;
+                    continue;
+                }
+            };
+            let is_own = |pod: &Pod| {
+                controller_of(&pod.metadata).is_some_and(|controller| controller.uid == owner.uid())
+            };
+            for pod in pods.iter().filter(|pod| is_own(pod)) {
+                if pod_state::is_deleting(pod) {
+                    self.wait_for_deletion(&Ref::to(pod)).await;
+                } else {
+                    self.wait_for_creation(pod).await;
+                }
+            }
+            for shown in self.pods.indexed(BY_CONTROLLER, owner.uid()) {
+                if !pods.iter().any(|pod| pod.uid() == shown.uid()) {
+                    self.wait_for_deletion(&Ref::to(&*shown)).await;
+                }
+            }
+            return;
+        }
     }
 
     async fn wait_for_creation(&self, pod: &Pod) {

@@ -10,4 +10,5 @@ mod boat;
 mod deletion;
 mod nodes;
 mod placement;
+mod storms;
 mod workloads;
