@@ -176,7 +176,10 @@ fn prepare(seen: &Observed, plan: &mut Plan) {
         match &seen.volumes {
             StepSeen::Done => {}
             StepSeen::Failed(failure) if seen.now < failure.retry_at => plan.wake(failure.retry_at),
-            StepSeen::Todo | StepSeen::Stale | StepSeen::Failed(_) => actions.push(Action::PrepareVolumes),
+            StepSeen::Stale { retry_at } if seen.now < *retry_at => plan.wake(*retry_at),
+            StepSeen::Todo | StepSeen::Stale { .. } | StepSeen::Failed(_) => {
+                actions.push(Action::PrepareVolumes)
+            }
         }
     }
     plan.actions.splice(0..0, actions);
@@ -319,7 +322,7 @@ fn start(
     };
     let prepared = matches!(seen.sandbox, SandboxSeen::Ready { .. })
         && !seen.is_busy(&Operation::Sandbox)
-        && matches!(seen.volumes, StepSeen::Done | StepSeen::Stale);
+        && matches!(seen.volumes, StepSeen::Done | StepSeen::Stale { .. });
     if image_ready && prepared {
         plan.actions.push(Action::StartContainer { container: name.clone(), attempt, delay });
     }

@@ -206,8 +206,11 @@ pub enum StepSeen {
     Todo,
     /// Done.
     Done,
-    /// Done, but what it was made from has changed since.
-    Stale,
+    /// Done, and good to use, but what it was made from has changed since.
+    Stale {
+        /// When to do it again.
+        retry_at: Timestamp,
+    },
     /// Tried.
     Failed(Failure),
 }

@@ -291,6 +291,16 @@ fn failures_wait() {
 }
 
 #[test]
+fn stale_volumes_are_made_again_and_hold_nobody_up() {
+    let stale = |retry_at| {
+        let stale = StepSeen::Stale { retry_at: at(retry_at) };
+        spec(ONE).prepared().image("a").change(|seen| seen.volumes = stale)
+    };
+    stale(NOW).does("volumes start:a#0");
+    stale(NOW + 5).does("start:a#0 wake@1005");
+}
+
+#[test]
 fn images_are_tried_again() {
     let failed = |flip_at, retry_at| {
         spec(ONE).prepared().change(|seen| {

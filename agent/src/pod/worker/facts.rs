@@ -136,7 +136,12 @@ impl Facts {
                 self.torn_down = false;
             }
             // Volumes that were there before are still there, only older than they should be.
-            Outcome::Volumes(Err(failure)) => self.volumes = StepSeen::Failed(failure),
+            Outcome::Volumes(Err(failure)) => {
+                self.volumes = match self.volumes {
+                    StepSeen::Stale { .. } => StepSeen::Stale { retry_at: failure.retry_at },
+                    _ => StepSeen::Failed(failure),
+                };
+            }
             Outcome::Image { container, result } => {
                 let fact = self.images.entry(container).or_default();
                 match result {

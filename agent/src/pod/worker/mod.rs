@@ -40,9 +40,9 @@ use super::apply::{
     stop_container, tear_down,
 };
 use super::decide::{Action, Plan, decide, grace_period};
-use super::observe::{Intent, Operation, RunState, StepSeen, Stop, containers};
+use super::observe::{Failure, Intent, Operation, RunState, StepSeen, Stop, containers};
 use super::runs::{self, Messages};
-use super::status::status;
+use super::status::{is_terminal, status};
 use crate::context::Context;
 use crate::machine::PodSandbox;
 use crate::names::{self, is_static, label};
@@ -320,10 +320,25 @@ impl Worker {
             self.facts.pod = target.pod.clone();
             // Labels and annotations may be in files of the pod.
             if changed && self.facts.volumes == StepSeen::Done {
-                self.facts.volumes = StepSeen::Stale;
+                self.facts.volumes = StepSeen::Stale { retry_at: Timestamp::now() };
             }
         }
+        self.take_end(&target);
         self.take_stop(&target);
+    }
+
+    /// Somebody else may say that a pod is over, for example who evicts it: then it is.
+    fn take_end(&mut self, target: &Target) {
+        let said = target.pod.status.as_ref().filter(|_| target.source == Source::Api);
+        let Some(said) = said.filter(|status| status.phase.as_deref().is_some_and(is_terminal)) else {
+            return;
+        };
+        let own = &mut self.facts.last_status;
+        if !own.phase.as_deref().is_some_and(is_terminal) {
+            own.phase.clone_from(&said.phase);
+            own.reason.clone_from(&said.reason);
+            own.message.clone_from(&said.message);
+        }
     }
 
     fn take_stop(&mut self, target: &Target) {
@@ -463,11 +478,14 @@ impl Worker {
     async fn objects_changed(&mut self) {
         if self.facts.volumes != StepSeen::Done {
             // Volumes or starts that wait for an object are worth another try at once.
-            if let StepSeen::Failed(failure) = &mut self.facts.volumes {
-                failure.retry_at = Timestamp::now();
+            match &mut self.facts.volumes {
+                StepSeen::Failed(Failure { retry_at, .. }) | StepSeen::Stale { retry_at } => {
+                    *retry_at = Timestamp::now();
+                }
+                StepSeen::Todo | StepSeen::Done => {}
             }
         } else if self.facts.objects.as_ref() != Some(&self.subscription.fork().snapshot().await) {
-            self.facts.volumes = StepSeen::Stale;
+            self.facts.volumes = StepSeen::Stale { retry_at: Timestamp::now() };
         }
         for failure in self.facts.failures.values_mut() {
             if failure.reason == "CreateContainerConfigError" {
@@ -582,6 +600,10 @@ impl Worker {
     }
 
     fn apply(&mut self, plan: &Plan, now: Timestamp) {
+        if plan.finished && self.facts.torn_down {
+            // Nothing will be made from them any more.
+            self.subscription = Subscription::default();
+        }
         if plan.finished {
             let spec = self.facts.pod.spec.as_ref();
             for name in spec.into_iter().flat_map(containers).map(|(container, _)| container.name.clone()) {

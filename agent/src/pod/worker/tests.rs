@@ -390,3 +390,31 @@ async fn deadlines_end_pods() {
     life.until("the deadline", |status| status.reason.as_deref() == Some("DeadlineExceeded")).await;
     assert_eq!(life.view.borrow().status.phase.as_deref(), Some("Failed"));
 }
+
+#[tokio::test]
+async fn who_is_said_to_be_over_is_over() {
+    let mut life = Life::begin(
+        "{terminationGracePeriodSeconds: 1, containers: [{name: a, image: i, imagePullPolicy: Never, command: [sleep]}]}",
+    )
+    .await;
+    life.phase("Running").await;
+    life.change(|target| {
+        let mut pod = (*target.pod).clone();
+        pod.status = Some(PodStatus {
+            phase: Some("Failed".into()),
+            reason: Some("Evicted".into()),
+            ..PodStatus::default()
+        });
+        target.pod = Arc::new(pod);
+    });
+    life.until("its end", |status| status.reason.as_deref() == Some("Evicted")).await;
+    assert_eq!(life.view.borrow().status.phase.as_deref(), Some("Failed"));
+    let machine = life.machine.clone();
+    for _ in 0..500 {
+        if machine.count() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("its sandbox stays: {:?}", machine.diary.lines());
+}
