@@ -43,6 +43,8 @@ pub(crate) struct Bench {
     number: u32,
     images: Arc<ImageStore>,
     agent: Option<(JoinHandle<Result<(), agent::Error>>, CancellationToken)>,
+    /// The next agent serves its API here.
+    pub(crate) serve: Option<agent::Serve>,
 }
 
 /// Runs a test in a network namespace of its own: every thread of the test's runtime is in it.
@@ -75,14 +77,14 @@ impl Bench {
         let images = ImageStore::open(dir.path().join("images")).unwrap();
         let config = serde_json::from_str(r#"{"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]}"#).unwrap();
         images.build_rootfs(&rootfs, &Reference::parse("box").unwrap(), config).unwrap();
-        Self { dir, parent, number, images, agent: None }
+        Self { dir, parent, number, images, agent: None, serve: None }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn config(&self) -> Config {
+    fn config(&mut self) -> Config {
         let pods = format!("10.{}.{}.0/24", 100 + self.number % 100, std::process::id() % 200);
         Config {
             node_name: "node".into(),
@@ -115,8 +117,17 @@ impl Bench {
             dns: Default::default(),
             resolv_conf: "/etc/resolv.conf".into(),
             logs: Default::default(),
-            server: None,
+            server: self.serve.take(),
         }
+    }
+
+    /// A new network namespace has its loopback down.
+    pub(crate) fn set_loopback_up(&self) {
+        let up = std::process::Command::new("/bin/busybox")
+            .args(["ip", "link", "set", "lo", "up"])
+            .status()
+            .unwrap();
+        assert!(up.success());
     }
 
     /// Starts an agent.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod lifecycle;
+mod server;
 
 /// Skips a test where containers cannot run.
 #[macro_export]
