@@ -64,7 +64,7 @@ pub enum Error {
     #[error("opening a network namespace")]
     NetNs(#[from] network::NetNsError),
     /// The data path.
-    #[error("starting the data path")]
+    #[error("carrying data")]
     Data(#[from] DataPlaneError),
     /// The cluster's domain.
     #[error("setting up DNS")]
@@ -78,6 +78,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A part of the process that should live as long as it has died.
+    #[error("a task of the proxy has ended")]
+    TaskEnded,
     /// The control socket.
     #[error("listening on {path}")]
     Control {
@@ -116,9 +119,7 @@ pub fn run(config: Config, stop: &CancellationToken) -> Result<(), Error> {
 }
 
 async fn run_here(config: Config, stop: CancellationToken) -> Result<(), Error> {
-    let mut proxy = Proxy::start(config).await?;
-    proxy.follow(stop).await;
-    Ok(())
+    Proxy::start(config).await?.follow(stop).await
 }
 
 struct Proxy {
@@ -206,16 +207,18 @@ impl Proxy {
                 proxy.state.leaving(pod_uid.clone(), addresses.clone(), Instant::now());
             }
         }
-        proxy.apply().await;
+        proxy.apply().await?;
         if let Some((mut control, pong)) = predecessor {
             tracing::info!(pid = pong.pid, version = pong.version, "taking over from another proxy");
             // The table on disk may be a moment old: whoever the old one would have let in, we must too.
-            let _ = tokio::time::timeout(HANDOVER_SYNC, proxy.sync()).await;
+            if let Ok(synced) = tokio::time::timeout(HANDOVER_SYNC, proxy.sync()).await {
+                synced?;
+            }
             if let Err(error) = control.step_aside(HANDOVER_DRAIN).await {
                 tracing::warn!(%error, "the other proxy does not step aside");
             }
             // The node's ports are free now.
-            proxy.apply().await;
+            proxy.apply().await?;
         }
         let path = control::socket_path(&proxy.config.run_dir);
         let listener =
@@ -225,52 +228,55 @@ impl Proxy {
     }
 
     /// Follows the server until it has told everything once.
-    async fn sync(&mut self) {
+    async fn sync(&mut self) -> Result<(), Error> {
         while !self.state.is_synced()
             && let Some(news) = self.news.recv().await
         {
-            self.hear(news).await;
+            self.hear(news).await?;
         }
+        Ok(())
     }
 
-    async fn hear(&mut self, news: News) {
+    async fn hear(&mut self, news: News) -> Result<(), Error> {
         let mut changed = self.state.hear(news);
         while let Ok(news) = self.news.try_recv() {
             changed |= self.state.hear(news);
         }
-        if changed {
-            self.apply().await;
-        }
+        if changed { self.apply().await } else { Ok(()) }
     }
 
-    /// Follows the server and answers requests, until told to end.
-    async fn follow(&mut self, stop: CancellationToken) {
+    /// Follows the server and answers requests, until told to end. An error means that a part of the process has died:
+    /// better a new process than half a proxy.
+    async fn follow(&mut self, stop: CancellationToken) -> Result<(), Error> {
         loop {
             let retry = self.retry;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
                     let _ = std::fs::remove_file(control::socket_path(&self.config.run_dir));
-                    return self.end(self.config.grace).await;
+                    self.end(self.config.grace).await;
+                    return Ok(());
                 }
                 Some(asked) = self.asked.recv() => {
-                    if let Some(drain) = self.answer(asked).await {
+                    if let Some(drain) = self.answer(asked).await? {
                         // The socket's path is the successor's now.
                         tokio::select! {
                             () = self.end(drain) => {}
                             () = stop.cancelled() => {}
                         }
-                        return;
+                        return Ok(());
                     }
                 }
-                Some(news) = self.news.recv() => self.hear(news).await,
-                () = sleep_until(retry), if retry.is_some() => self.apply().await,
+                Some(news) = self.news.recv() => self.hear(news).await?,
+                () = sleep_until(retry), if retry.is_some() => self.apply().await?,
+                Some(_) = self.tasks.join_next() => return Err(Error::TaskEnded),
+                Some(_) = self.dns_tasks.join_next() => return Err(Error::TaskEnded),
             }
         }
     }
 
     /// Answers a request; `Some` when it was to step aside.
-    async fn answer(&mut self, asked: Asked) -> Option<Duration> {
+    async fn answer(&mut self, asked: Asked) -> Result<Option<Duration>, Error> {
         let response = match asked.request {
             Request::Ping => Response::Pong(Pong {
                 version: self.config.version.clone(),
@@ -284,22 +290,22 @@ impl Proxy {
             Request::Metrics => Response::Metrics(self.metrics.render()),
             Request::Leaving { pod_uid, addresses } => {
                 self.state.leaving(pod_uid, addresses, Instant::now());
-                self.apply().await;
+                self.apply().await?;
                 Response::Done
             }
             Request::StepAside { drain_seconds } => {
                 self.close().await;
                 let _ = asked.answer.send(Response::Done);
-                return Some(Duration::from_secs(drain_seconds));
+                return Ok(Some(Duration::from_secs(drain_seconds)));
             }
         };
         // Who asked may have gone.
         let _ = asked.answer.send(response);
-        None
+        Ok(None)
     }
 
     /// Makes listeners and names what the state says; what could not be opened is tried again later.
-    async fn apply(&mut self) {
+    async fn apply(&mut self) -> Result<(), Error> {
         let target = self.state.table(Instant::now());
         let changes: Vec<_> =
             table::diff(&self.applied, &target).into_iter().filter(|change| !self.is_dns(change)).collect();
@@ -329,10 +335,8 @@ impl Proxy {
                 },
             }
         }
-        if !steps.is_empty()
-            && let Err(error) = self.data.apply(steps).await
-        {
-            tracing::error!(%error, "handing a table to the data path");
+        if !steps.is_empty() {
+            self.data.apply(steps).await?;
         }
         if target.names != self.applied.names {
             match Zone::new(zone_config(&self.config), &target) {
@@ -345,6 +349,7 @@ impl Proxy {
         }
         self.applied = applied;
         self.retry = missing.then(|| tokio::time::Instant::now() + RETRY);
+        Ok(())
     }
 
     /// The cluster's DNS address answers from the table itself, whatever service claims it.
