@@ -80,10 +80,22 @@ impl Host {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Everything that there is of networking on this host, packet counts and the kernel's own IPv6 business aside.
+    /// Everything that there is of networking on this host. What the kernel settles in its own time is left out: packet
+    /// counts, IPv6, and the operational state of a link, which follows its carrier a moment later.
     pub(crate) fn everything(&self) -> Vec<String> {
         let commands = ["ip -o link", "ip -o -4 addr", "ip -4 route show table all", "nft -s list ruleset"];
-        commands.iter().flat_map(|c| self.output(c).lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+        commands.iter().flat_map(|c| self.output(c).lines().map(without_state).collect::<Vec<_>>()).collect()
+    }
+}
+
+/// A line of `ip link` without ` state UP`.
+fn without_state(line: &str) -> String {
+    match line.split_once(" state ") {
+        Some((before, after)) => {
+            let rest = after.split_once(' ').map_or("", |(_, rest)| rest);
+            format!("{before} {rest}")
+        }
+        None => line.to_owned(),
     }
 }
 
