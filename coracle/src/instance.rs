@@ -34,14 +34,16 @@ pub(crate) struct KernelNames {
 impl Instance {
     /// The instance that the flags name, with absolute paths.
     pub(crate) fn new(args: &InstanceArgs) -> anyhow::Result<Self> {
-        let absolute = |path: &Path| std::path::absolute(path).with_context(|| format!("resolving {}", path.display()));
+        let absolute =
+            |path: &Path| std::path::absolute(path).with_context(|| format!("resolving {}", path.display()));
         Ok(Self { data_dir: absolute(&args.data_dir)?, run_dir: absolute(&args.run_dir)? })
     }
 
     /// Creates the directories, readable by their owner only.
     pub(crate) fn create_directories(&self) -> anyhow::Result<()> {
         for directory in [&self.data_dir, &self.run_dir] {
-            create_private_directory(directory).with_context(|| format!("creating {}", directory.display()))?;
+            create_private_directory(directory)
+                .with_context(|| format!("creating {}", directory.display()))?;
         }
         Ok(())
     }
@@ -88,17 +90,25 @@ impl Instance {
     /// A port for a server that only this machine needs: the usual one for the default instance, one of its own for every
     /// other, so that it is the same after a restart; any free one if that is taken.
     pub(crate) async fn local_port(&self) -> u16 {
-        let wanted = if self.run_dir == Path::new("/run/coracle") { 6443 } else { 20_000 + (hash(&self.run_dir) % 10_000) as u16 };
+        let wanted = if self.run_dir == Path::new("/run/coracle") {
+            6443
+        } else {
+            20_000 + (hash(&self.run_dir) % 10_000) as u16
+        };
         let free = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).await.is_ok();
         if free { wanted } else { 0 }
     }
 
-    /// Takes the lock that makes this process the only owner of the instance's data directory.
+    /// Takes the locks that make this process the only one to run these parts of the instance.
     ///
-    /// The lock is the kernel's: it goes away with the process, however that ends. The file holds the
+    /// A lock is the kernel's: it goes away with the process, however that ends. Its file holds the
     /// process id, for `coracle down`.
-    pub(crate) fn lock(&self) -> anyhow::Result<InstanceLock> {
-        let path = self.data_dir.join("lock");
+    pub(crate) fn lock(&self, parts: &[Part]) -> anyhow::Result<Vec<PartLock>> {
+        parts.iter().map(|part| self.lock_part(*part)).collect()
+    }
+
+    fn lock_part(&self, part: Part) -> anyhow::Result<PartLock> {
+        let path = self.lock_file(part);
         let file = fs::OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -111,38 +121,70 @@ impl Instance {
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let owner = fs::read_to_string(&path).unwrap_or_default();
                 bail!(
-                    "{} is in use by another coracle (process {}); end that one first, or give this one its own --data-dir and --run-dir",
+                    "another coracle (process {}) runs the {part} of {}; end that one first, or give this one its own --data-dir and --run-dir",
+                    owner.trim(),
                     self.data_dir.display(),
-                    owner.trim()
                 );
             }
             Err(error) => return Err(error).with_context(|| format!("locking {}", path.display())),
         }
-        file.set_len(0).and_then(|()| fs::write(&path, std::process::id().to_string())).with_context(|| format!("writing {}", path.display()))?;
-        Ok(InstanceLock { _file: file })
+        file.set_len(0)
+            .and_then(|()| fs::write(&path, std::process::id().to_string()))
+            .with_context(|| format!("writing {}", path.display()))?;
+        Ok(PartLock { _file: file })
     }
 
-    /// Waits until nobody holds the instance's lock. Blocks.
-    pub(crate) fn wait_for_lock(&self) -> anyhow::Result<()> {
-        let path = self.data_dir.join("lock");
+    /// Waits until nobody runs the part. Blocks.
+    pub(crate) fn wait_for_lock(&self, part: Part) -> anyhow::Result<()> {
+        let path = self.lock_file(part);
         let file = fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockShared).with_context(|| format!("waiting for {}", path.display()))
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockShared)
+            .with_context(|| format!("waiting for {}", path.display()))
     }
 
-    /// The process that holds the instance's lock, if one does.
-    pub(crate) fn owner(&self) -> Option<i32> {
-        let path = self.data_dir.join("lock");
+    /// The process that runs the part, if one does.
+    pub(crate) fn owner(&self, part: Part) -> Option<i32> {
+        let path = self.lock_file(part);
         let file = fs::File::open(&path).ok()?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared) {
             Err(rustix::io::Errno::WOULDBLOCK) => fs::read_to_string(&path).ok()?.trim().parse().ok(),
             _ => None,
         }
     }
+
+    fn lock_file(&self, part: Part) -> PathBuf {
+        self.data_dir.join(match part {
+            Part::ControlPlane => "server.lock",
+            Part::Node => "agent.lock",
+        })
+    }
 }
 
-/// Held for as long as the instance's data directory is ours.
+/// What a process runs of an instance. `coracle up` runs both; `coracle server` and `coracle agent` share one instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Store, API server, scheduler, controllers.
+    ControlPlane,
+    /// Node agent, and the proxy beside it.
+    Node,
+}
+
+impl Part {
+    pub(crate) const ALL: [Self; 2] = [Self::ControlPlane, Self::Node];
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ControlPlane => "control plane",
+            Self::Node => "node agent",
+        })
+    }
+}
+
+/// Held for as long as this process runs the part.
 #[derive(Debug)]
-pub(crate) struct InstanceLock {
+pub(crate) struct PartLock {
     _file: fs::File,
 }
 
@@ -181,11 +223,15 @@ pub(crate) fn node_name(given: Option<&str>) -> anyhow::Result<String> {
     };
     let valid = !name.is_empty()
         && name.len() <= 63
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.')
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.ends_with(|c: char| c.is_ascii_alphanumeric());
     if !valid {
-        bail!("{name:?} cannot be the name of a node: give one with --node-name (lower-case letters, digits, '-' and '.')");
+        bail!(
+            "{name:?} cannot be the name of a node: give one with --node-name (lower-case letters, digits, '-' and '.')"
+        );
     }
     Ok(name)
 }
@@ -218,13 +264,24 @@ mod tests {
     #[test]
     fn a_second_owner_is_refused_and_told_who_is_there() {
         let directory = tempfile::tempdir().unwrap();
-        let instance = Instance { data_dir: directory.path().to_owned(), run_dir: directory.path().join("run") };
-        assert_eq!(instance.owner(), None);
-        let lock = instance.lock().unwrap();
-        let refusal = instance.lock().unwrap_err().to_string();
-        assert!(refusal.contains(&format!("process {}", std::process::id())), "{refusal}");
+        let instance =
+            Instance { data_dir: directory.path().to_owned(), run_dir: directory.path().join("run") };
+        assert_eq!(instance.owner(Part::Node), None);
+        let lock = instance.lock(&Part::ALL).unwrap();
+        for part in Part::ALL {
+            assert_eq!(instance.owner(part), Some(std::process::id() as i32));
+            let refusal = instance.lock(&[part]).unwrap_err().to_string();
+            assert!(
+                refusal.contains(&format!("process {}", std::process::id()))
+                    && refusal.contains(&part.to_string()),
+                "{refusal}"
+            );
+        }
         drop(lock);
-        instance.lock().unwrap();
+        // A server and an agent of one instance are neighbours.
+        let _server = instance.lock(&[Part::ControlPlane]).unwrap();
+        instance.lock(&[Part::Node]).unwrap();
+        assert!(instance.lock(&Part::ALL).is_err());
     }
 
     #[test]

@@ -57,7 +57,8 @@ pub(crate) fn error_line(error: &anyhow::Error) -> String {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let daemon = matches!(cli.command, Command::Up(_) | Command::Server(_) | Command::Agent(_) | Command::Proxy(_));
+    let daemon =
+        matches!(cli.command, Command::Up(_) | Command::Server(_) | Command::Agent(_) | Command::Proxy(_));
     if daemon {
         logging::start(&cli.log, cli.log_format)?;
     }

@@ -1,7 +1,8 @@
 //! Watching Services and EndpointSlices. Of each object only what the table needs is kept.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use client::watcher::{Event, Params, Watcher};
@@ -41,6 +42,8 @@ pub(crate) enum Step<K, V> {
 /// News from the server.
 #[derive(Debug)]
 pub(crate) enum News {
+    /// This is where the server is, if its URL holds an address.
+    Server(Option<SocketAddr>),
     Services(Step<ServiceName, Service>),
     Slices(Step<SliceKey, Slice>),
 }
@@ -56,9 +59,12 @@ pub(crate) async fn observe(source: Source, news: mpsc::Sender<News>) {
     loop {
         // Before reading: a change in between is one too many rather than one too few.
         let changed = file_change::changed(&path);
-        match Client::from_kubeconfig(&path) {
-            Ok(client) => {
+        match open(&path) {
+            Ok((client, address)) => {
                 reported = false;
+                if news.send(News::Server(address)).await.is_err() {
+                    return;
+                }
                 // A certificate that was renewed, a server that has moved: begin again with what the file says now.
                 tokio::select! {
                     () = follow_both(client, &news) => return,
@@ -74,6 +80,19 @@ pub(crate) async fn observe(source: Source, news: mpsc::Sender<News>) {
             }
         }
     }
+}
+
+fn open(path: &Path) -> Result<(Client, Option<SocketAddr>), client::KubeconfigError> {
+    let kubeconfig = client::Kubeconfig::from_file(path)?;
+    let address = address_of(&kubeconfig.resolve(None)?.server);
+    Ok((kubeconfig.client(None)?, address))
+}
+
+/// The address in a server's URL. A name is left to whoever connects: it may mean another address tomorrow.
+fn address_of(url: &str) -> Option<SocketAddr> {
+    let uri: http::Uri = url.parse().ok()?;
+    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+    Some(SocketAddr::new(host.parse().ok()?, uri.port_u16().unwrap_or(443)))
 }
 
 async fn follow_both(client: Client, news: &mpsc::Sender<News>) {
@@ -136,6 +155,24 @@ impl<K: Ord, V: PartialEq> Step<K, V> {
                 true
             }
             Self::Gone(key) => known.as_mut().is_some_and(|known| known.remove(&key).is_some()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_with_an_address_says_where_the_server_is() {
+        for (url, address) in [
+            ("https://127.0.0.1:6443", Some("127.0.0.1:6443")),
+            ("https://192.0.2.7", Some("192.0.2.7:443")),
+            ("https://[2001:db8::7]:6443/", Some("[2001:db8::7]:6443")),
+            ("https://cluster.example:6443", None),
+            ("", None),
+        ] {
+            assert_eq!(address_of(url), address.map(|address| address.parse().unwrap()), "{url}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the proxy knows, and the table that follows from it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::observe::News;
@@ -14,6 +14,8 @@ const REMEMBERED: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub(crate) struct State {
     node_name: String,
+    /// Where the server is, as the kubeconfig says.
+    api_server: Option<SocketAddr>,
     /// `None` until the server has told all of them.
     services: Option<BTreeMap<ServiceName, Service>>,
     slices: Option<BTreeMap<SliceKey, Slice>>,
@@ -30,12 +32,13 @@ struct Leaving {
 
 impl State {
     pub(crate) fn new(node_name: String, last: Table) -> Self {
-        Self { node_name, services: None, slices: None, leaving: BTreeMap::new(), last }
+        Self { node_name, api_server: None, services: None, slices: None, leaving: BTreeMap::new(), last }
     }
 
     /// Takes a piece of news; answers whether the table may have changed.
     pub(crate) fn hear(&mut self, news: News) -> bool {
         match news {
+            News::Server(address) => std::mem::replace(&mut self.api_server, address) != address,
             News::Services(step) => step.apply(&mut self.services),
             News::Slices(step) => step.apply(&mut self.slices),
         }
@@ -60,7 +63,11 @@ impl State {
         match (&self.services, &self.slices) {
             (Some(services), Some(slices)) => {
                 let leaving: BTreeSet<String> = self.leaving.keys().cloned().collect();
-                compile(services, slices, Context { node_name: &self.node_name, leaving: &leaving })
+                compile(
+                    services,
+                    slices,
+                    Context { node_name: &self.node_name, leaving: &leaving, api_server: self.api_server },
+                )
             }
             _ => without(&self.last, self.leaving.values().flat_map(|leaving| &leaving.addresses)),
         }

@@ -36,7 +36,8 @@ impl Cluster {
 
     /// A cluster with options, ready to be used.
     pub fn with(machine: Machine, options: Options) -> Self {
-        let etcd = (std::env::var("CORACLE_TEST_STORE").as_deref() == Ok("etcd")).then(|| Etcd::start(&machine));
+        let etcd =
+            (std::env::var("CORACLE_TEST_STORE").as_deref() == Ok("etcd")).then(|| Etcd::start(&machine));
         let mut cluster = Self { machine, options, process: None, etcd };
         cluster.import_busybox();
         cluster.start();
@@ -198,7 +199,11 @@ impl Etcd {
         let log = File::create(machine.path("etcd.log")).expect("log file");
         let mut command = machine.command("etcd");
         command.arg("--data-dir").arg(machine.path("etcd")).args(["--logger", "zap"]);
-        let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("etcd starts (Debian package etcd-server)");
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("etcd starts (Debian package etcd-server)");
         eventually("etcd answers", || {
             let mut client = machine.command("etcdctl");
             client.env("ETCDCTL_API", "3").args(["endpoint", "health"]);

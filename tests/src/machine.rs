@@ -105,7 +105,8 @@ impl Machine {
     pub fn enter(&self) {
         let namespace = fs::File::open(format!("/run/netns/{}", self.name)).expect("the network namespace");
         let kind = rustix::thread::LinkNameSpaceType::Network;
-        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(kind)).expect("setns");
+        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(kind))
+            .expect("setns");
     }
 
     /// What somebody left behind: processes, mounts, control groups that name this machine's directory or

@@ -11,7 +11,8 @@ fn refused(cluster: &Cluster, yaml: &str, expected: &[&str]) {
     // Both clients: the server's words reach the user through either.
     let path = cluster.machine.write("bad.yaml", yaml);
     let path = path.to_str().unwrap();
-    for said in [cluster.kubectl(["apply", "-f", path]).err(), cluster.coracle(&["apply", "-f", path]).err()] {
+    for said in [cluster.kubectl(["apply", "-f", path]).err(), cluster.coracle(&["apply", "-f", path]).err()]
+    {
         for text in expected {
             assert!(said.contains(text), "expected {text:?} in:\n{said}");
         }
@@ -21,9 +22,17 @@ fn refused(cluster: &Cluster, yaml: &str, expected: &[&str]) {
 #[test]
 fn errors_name_the_field_and_what_is_expected() {
     let cluster = Cluster::up();
-    refused(&cluster, &pod("{name: a, image: b, imagee: c}"), &[r#"unknown field "spec.containers[0].imagee""#]);
+    refused(
+        &cluster,
+        &pod("{name: a, image: b, imagee: c}"),
+        &[r#"unknown field "spec.containers[0].imagee""#],
+    );
     refused(&cluster, &pod("{name: a, image: b, tty: often}"), &["tty", "bool"]);
-    refused(&cluster, &pod("{name: A_B, image: b}"), &["spec.containers[0].name", "a lowercase RFC 1123 label must consist of"]);
+    refused(
+        &cluster,
+        &pod("{name: A_B, image: b}"),
+        &["spec.containers[0].name", "a lowercase RFC 1123 label must consist of"],
+    );
     refused(&cluster, &pod("{name: a}"), &["spec.containers[0].image: Required value"]);
     refused(
         &cluster,
@@ -44,7 +53,10 @@ fn errors_name_the_field_and_what_is_expected() {
     refused(&cluster, "apiVersion: v9\nkind: Pod\nmetadata: {name: p}\n", &["Pod", "v9"]);
 
     // Ours says where in the file; the broken document is found before anything of the file is applied.
-    let path = cluster.machine.write("broken.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: first}\n---\na: [1,\nb: }\n");
+    let path = cluster.machine.write(
+        "broken.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: first}\n---\na: [1,\nb: }\n",
+    );
     let said = cluster.coracle(&["apply", "-f", path.to_str().unwrap()]).err();
     assert!(said.contains("broken.yaml:5:4"), "{said}");
     assert!(cluster.kubectl(["get", "configmap", "first"]).err().contains("NotFound"));

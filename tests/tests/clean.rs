@@ -9,7 +9,11 @@ fn after_down_nothing_is_left() {
     cluster.kubectl(["run", "web", &format!("--image={BUSYBOX}"), "--command", "--", "sleep", "100000"]).ok();
     cluster.kubectl(["expose", "pod", "web", "--port=80"]).ok();
     cluster.kubectl(["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"]).ok();
-    assert_ne!(cluster.machine.leftovers(&marker), Vec::<String>::new(), "the check for leftovers finds nothing at all");
+    assert_ne!(
+        cluster.machine.leftovers(&marker),
+        Vec::<String>::new(),
+        "the check for leftovers finds nothing at all"
+    );
     cluster.down().ok();
     let left = cluster.machine.leftovers(&marker);
     assert!(left.is_empty(), "{left:#?}");

@@ -83,7 +83,13 @@ fn killing_everything_but_the_pods_loses_nothing() {
     cluster.apply(&ECHO.replace("GO", go.to_str().unwrap())).ok();
     cluster.kubectl(["wait", "--for=condition=Ready", "pod/echo", "pod/short", "--timeout=60s"]).ok();
     let address = cluster.kubectl(["get", "service", "echo", "-o", "jsonpath={.spec.clusterIP}"]).ok();
-    let identity = ["get", "pod", "echo", "-o", "jsonpath={.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount} {.status.podIP}"];
+    let identity = [
+        "get",
+        "pod",
+        "echo",
+        "-o",
+        "jsonpath={.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount} {.status.podIP}",
+    ];
     let before = cluster.kubectl(identity).ok();
     // Ready endpoints reach the proxy a moment after the pod is ready.
     let mut connection = eventually("the service answers", || {
@@ -106,7 +112,15 @@ fn killing_everything_but_the_pods_loses_nothing() {
     connection.ask("with the server back");
     assert_eq!(cluster.kubectl(identity).ok(), before, "the container was started again");
     eventually("the exit code of the time in between is there", || {
-        let code = cluster.kubectl(["get", "pod", "short", "-o", "jsonpath={.status.phase} {.status.containerStatuses[0].state.terminated.exitCode}"]).ok();
+        let code = cluster
+            .kubectl([
+                "get",
+                "pod",
+                "short",
+                "-o",
+                "jsonpath={.status.phase} {.status.containerStatuses[0].state.terminated.exitCode}",
+            ])
+            .ok();
         if code == "Failed 42" { Ok(()) } else { Err(code) }
     });
     assert_eq!(cluster.kubectl(["logs", "short"]).ok(), "before\nafter\n");
@@ -133,15 +147,39 @@ spec:
 "#;
     cluster.apply(deployment).ok();
     cluster.kubectl(["rollout", "status", "deployment/steady", "--timeout=60s"]).ok();
-    let identities = ["get", "pods", "-l", "app=steady", "--sort-by=.metadata.name", "-o", "jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}"];
+    let identities = [
+        "get",
+        "pods",
+        "-l",
+        "app=steady",
+        "--sort-by=.metadata.name",
+        "-o",
+        "jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}",
+    ];
     let before = cluster.kubectl(identities).ok();
     for round in 0..5 {
         let name = format!("passing-{round}");
-        cluster.kubectl(["run", &name, "--image=coracle.example/busybox:1", "--restart=Never", "--command", "--", "sleep", "100000"]).ok();
+        cluster
+            .kubectl([
+                "run",
+                &name,
+                "--image=coracle.example/busybox:1",
+                "--restart=Never",
+                "--command",
+                "--",
+                "sleep",
+                "100000",
+            ])
+            .ok();
         cluster.kill();
         cluster.start();
         cluster.kubectl(["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]).ok();
-        assert_eq!(cluster.kubectl(["get", "pod", &name, "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]).ok(), "0");
+        assert_eq!(
+            cluster
+                .kubectl(["get", "pod", &name, "-o", "jsonpath={.status.containerStatuses[0].restartCount}"])
+                .ok(),
+            "0"
+        );
     }
     assert_eq!(cluster.kubectl(identities).ok(), before);
     // One process for each container, no twins.
@@ -173,14 +211,21 @@ fn a_directory_is_enough() {
     write("one.yaml", &pod("one", "100001"));
     let options = Options {
         subcommand: vec!["agent".to_owned()],
-        args: vec!["--manifests".to_owned(), manifests.display().to_string(), "--node-name".to_owned(), "alone".to_owned()],
+        args: vec![
+            "--manifests".to_owned(),
+            manifests.display().to_string(),
+            "--node-name".to_owned(),
+            "alone".to_owned(),
+        ],
     };
     let mut cluster = Cluster::with(machine, options);
     let pids = |word: &str| -> Vec<u32> {
         let wanted = format!("sleep\0{word}\0");
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
         let mut found: Vec<u32> = processes
-            .filter(|entry| std::fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|line| line == wanted))
+            .filter(|entry| {
+                std::fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|line| line == wanted)
+            })
             .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
             .collect();
         found.sort_unstable();
@@ -192,7 +237,11 @@ fn a_directory_is_enough() {
             others => Err(format!("{others:?}")),
         })
     };
-    let gone = |word: &str| eventually(&format!("{word} is gone"), || if pids(word).is_empty() { Ok(()) } else { Err("it runs".to_owned()) });
+    let gone = |word: &str| {
+        eventually(&format!("{word} is gone"), || {
+            if pids(word).is_empty() { Ok(()) } else { Err("it runs".to_owned()) }
+        })
+    };
 
     let first = running("100001");
     write("two.yaml", &pod("two", "100002"));

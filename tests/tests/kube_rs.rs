@@ -37,7 +37,10 @@ fn objects_are_made_changed_watched_and_deleted() {
     let cluster = Cluster::up();
     inside(&cluster, async |client| {
         let maps: Api<ConfigMap> = Api::default_namespaced(client);
-        let map = ConfigMap { data: Some(BTreeMap::from([("a".to_owned(), "1".to_owned())])), ..ConfigMap::default() };
+        let map = ConfigMap {
+            data: Some(BTreeMap::from([("a".to_owned(), "1".to_owned())])),
+            ..ConfigMap::default()
+        };
         let mut map = map;
         map.metadata.name = Some("made".to_owned());
         let made = maps.create(&PostParams::default(), &map).await.unwrap();
@@ -55,7 +58,8 @@ fn objects_are_made_changed_watched_and_deleted() {
         assert_eq!((status.code, status.reason.as_str()), (409, "Conflict"));
 
         // A reflector that asks for a streaming list, and one that pages.
-        for config in [watcher::Config::default().streaming_lists(), watcher::Config::default().page_size(1)] {
+        for config in [watcher::Config::default().streaming_lists(), watcher::Config::default().page_size(1)]
+        {
             let (reader, writer) = reflector::store();
             let mut stream = reflector(writer, watcher(maps.clone(), config)).boxed();
             let drive = async { while stream.try_next().await.unwrap().is_some() {} };
@@ -80,7 +84,8 @@ fn pods_run_log_and_execute() {
         await_condition(pods.clone(), "one", conditions::is_pod_running()).await.unwrap();
         assert_eq!(pods.logs("one", &LogParams::default()).await.unwrap(), "hello from kube-rs\n");
 
-        let mut process = pods.exec("one", ["sh", "-c", "echo out; exit 3"], &AttachParams::default()).await.unwrap();
+        let mut process =
+            pods.exec("one", ["sh", "-c", "echo out; exit 3"], &AttachParams::default()).await.unwrap();
         let mut out = String::new();
         process.stdout().unwrap().read_to_string(&mut out).await.unwrap();
         assert_eq!(out, "out\n");
@@ -88,7 +93,10 @@ fn pods_run_log_and_execute() {
         assert_eq!(status.status.as_deref(), Some("Failure"));
         assert_eq!(status.details.unwrap().causes.unwrap()[0].message.as_deref(), Some("3"));
 
-        let listed = pods.list(&ListParams::default().labels("app=kube-rs").fields("status.phase=Running")).await.unwrap();
+        let listed = pods
+            .list(&ListParams::default().labels("app=kube-rs").fields("status.phase=Running"))
+            .await
+            .unwrap();
         assert_eq!(listed.items.len(), 1);
         let uid = listed.items[0].uid().unwrap();
         pods.delete("one", &DeleteParams::default().grace_period(0)).await.unwrap();

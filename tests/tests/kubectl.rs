@@ -72,7 +72,10 @@ fn check(version: &str) {
     let names = kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.name}"]).ok();
     let pod = names.split(' ').next().unwrap().to_owned();
     let field = format!("metadata.name={pod}");
-    assert_eq!(kubectl(&["get", "pods", "--field-selector", &field, "-o", "name"]).ok().trim(), format!("pod/{pod}"));
+    assert_eq!(
+        kubectl(&["get", "pods", "--field-selector", &field, "-o", "name"]).ok().trim(),
+        format!("pod/{pod}")
+    );
     assert!(kubectl(&["get", "nodes"]).ok().contains("Ready"));
     assert!(kubectl(&["get", "all"]).ok().contains("replicaset.apps/web-"));
     assert!(kubectl(&["get", "endpoints", "web"]).ok().contains(":8080"));
@@ -80,7 +83,10 @@ fn check(version: &str) {
 
     // describe
     let described = kubectl(&["describe", "pod", &pod]).ok();
-    assert!(described.contains("Ready:          True") && described.contains("Started container web"), "{described}");
+    assert!(
+        described.contains("Ready:          True") && described.contains("Started container web"),
+        "{described}"
+    );
     let described = kubectl(&["describe", "deployment", "web"]).ok();
     assert!(described.contains("2 desired | 2 updated | 2 total | 2 available"), "{described}");
     kubectl(&["describe", "service", "web"]).ok();
@@ -107,7 +113,16 @@ fn check(version: &str) {
     watch.args(["get", "pods", "-w", "-o", "name"]).stdout(Stdio::piped());
     let mut watch = Background(watch.spawn().unwrap());
     let mut seen = BufReader::new(watch.0.stdout.take().unwrap()).lines();
-    let run = kubectl(&["run", "once", "--image=coracle.example/busybox:1", "--restart=Never", "--command", "--", "true"]).ok();
+    let run = kubectl(&[
+        "run",
+        "once",
+        "--image=coracle.example/busybox:1",
+        "--restart=Never",
+        "--command",
+        "--",
+        "true",
+    ])
+    .ok();
     assert!(run.contains("pod/once created"), "{run}");
     assert!(seen.any(|line| line.unwrap() == "pod/once"), "the watch ended without the pod");
     drop(watch);
@@ -121,12 +136,38 @@ fn check(version: &str) {
     kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
     kubectl(&["label", "deployment/web", "tier=front"]).ok();
     kubectl(&["annotate", "deployment/web", "note=afloat"]).ok();
-    kubectl(&["patch", "deployment", "web", "-p", r#"{"spec":{"minReadySeconds":0,"revisionHistoryLimit":5}}"#]).ok();
-    kubectl(&["patch", "deployment", "web", "--type=json", "-p", r#"[{"op":"add","path":"/metadata/labels/json","value":"yes"}]"#]).ok();
+    kubectl(&[
+        "patch",
+        "deployment",
+        "web",
+        "-p",
+        r#"{"spec":{"minReadySeconds":0,"revisionHistoryLimit":5}}"#,
+    ])
+    .ok();
+    kubectl(&[
+        "patch",
+        "deployment",
+        "web",
+        "--type=json",
+        "-p",
+        r#"[{"op":"add","path":"/metadata/labels/json","value":"yes"}]"#,
+    ])
+    .ok();
     kubectl(&["patch", "configmap", "page", "--type=merge", "-p", r#"{"data":{"more":"text"}}"#]).ok();
-    let labels = kubectl(&["get", "deployment", "web", "-o", "jsonpath={.metadata.labels.tier},{.metadata.labels.json},{.spec.revisionHistoryLimit}"]);
+    let labels = kubectl(&[
+        "get",
+        "deployment",
+        "web",
+        "-o",
+        "jsonpath={.metadata.labels.tier},{.metadata.labels.json},{.spec.revisionHistoryLimit}",
+    ]);
     assert_eq!(labels.ok(), "front,yes,5");
-    let edited = cluster.kubectl_command(version).args(["edit", "configmap", "page"]).env("KUBE_EDITOR", "sed -i s/text/edited/").output().unwrap();
+    let edited = cluster
+        .kubectl_command(version)
+        .args(["edit", "configmap", "page"])
+        .env("KUBE_EDITOR", "sed -i s/text/edited/")
+        .output()
+        .unwrap();
     assert!(edited.status.success(), "{edited:?}");
     assert_eq!(kubectl(&["get", "configmap", "page", "-o", "jsonpath={.data.more}"]).ok(), "edited");
     let changed = cluster.machine.write("changed.yaml", &WEB.replace("replicas: 2", "replicas: 1"));
@@ -137,7 +178,8 @@ fn check(version: &str) {
     // a rollout and its undoing
     kubectl(&["set", "env", "deployment/web", "COLOUR=blue"]).ok();
     kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
-    let environment = ["get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[0].env[*].value}"];
+    let environment =
+        ["get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[0].env[*].value}"];
     assert_eq!(kubectl(&environment).ok(), "blue");
     kubectl(&["rollout", "undo", "deployment/web"]).ok();
     kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
@@ -149,7 +191,10 @@ fn check(version: &str) {
     kubectl(&["create", "configmap", "made", "--from-literal=a=b", "-n", "side"]).ok();
     kubectl(&["create", "secret", "generic", "made", "--from-literal=password=x", "-n", "side"]).ok();
     kubectl(&["create", "deployment", "made", "--image=coracle.example/busybox:1", "-n", "side"]).ok();
-    assert_eq!(kubectl(&["get", "secret", "made", "-n", "side", "-o", "jsonpath={.data.password}"]).ok(), "eA==");
+    assert_eq!(
+        kubectl(&["get", "secret", "made", "-n", "side", "-o", "jsonpath={.data.password}"]).ok(),
+        "eA=="
+    );
     assert_eq!(kubectl(&["get", "configmap", "made", "-n", "side", "-o", "jsonpath={.data.a}"]).ok(), "b");
 
     // what the server serves

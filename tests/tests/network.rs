@@ -80,7 +80,16 @@ fn services_are_reached_by_address_name_and_port() {
     let cluster = Cluster::up();
     cluster.apply(BACKENDS).ok();
     cluster.kubectl(["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
-    cluster.kubectl(["wait", "--for=condition=Ready", "pod/client", "pod/on-host", "pod/with-port", "--timeout=60s"]).ok();
+    cluster
+        .kubectl([
+            "wait",
+            "--for=condition=Ready",
+            "pod/client",
+            "pod/on-host",
+            "pod/with-port",
+            "--timeout=60s",
+        ])
+        .ok();
     let inside = |command: &str| cluster.kubectl(["exec", "client", "--", "sh", "-c", command]);
     let host = |url: &str| cluster.machine.run("busybox", ["wget", "-q", "-O", "-", url]);
     let address = cluster.kubectl(["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"]).ok();
@@ -99,8 +108,29 @@ fn services_are_reached_by_address_name_and_port() {
 
     // From the host, from a pod on the host's network, by node port, by host port.
     assert!(host(&format!("http://{address}/")).ok().starts_with("web-"));
-    assert!(cluster.kubectl(["exec", "on-host", "--", "wget", "-q", "-O", "-", "http://web.default.svc.cluster.local/"]).ok().starts_with("web-"));
-    let node = cluster.kubectl(["get", "nodes", "-o", "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}"]).ok();
+    assert!(
+        cluster
+            .kubectl([
+                "exec",
+                "on-host",
+                "--",
+                "wget",
+                "-q",
+                "-O",
+                "-",
+                "http://web.default.svc.cluster.local/"
+            ])
+            .ok()
+            .starts_with("web-")
+    );
+    let node = cluster
+        .kubectl([
+            "get",
+            "nodes",
+            "-o",
+            "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}",
+        ])
+        .ok();
     assert!(host(&format!("http://{node}:30080/")).ok().starts_with("web-"));
     assert_eq!(host(&format!("http://{node}:8123/")).ok(), "port\n");
     // A pod on the host's port 80 and a service on port 80 do not meet.
@@ -111,14 +141,19 @@ fn services_are_reached_by_address_name_and_port() {
     assert_eq!(headless.trim(), "3");
     assert!(inside("nslookup web.default.svc.cluster.local").ok().contains(&address));
     assert!(!inside("nslookup missing.default.svc.cluster.local").success);
-    assert!(inside("cat /etc/resolv.conf").ok().contains("search default.svc.cluster.local svc.cluster.local cluster.local"));
+    assert!(
+        inside("cat /etc/resolv.conf")
+            .ok()
+            .contains("search default.svc.cluster.local svc.cluster.local cluster.local")
+    );
 
     // Nobody behind it: refused at once, not timed out.
     let refused = inside("time -f %e wget -q -O - http://nobody/ 2>&1 | head -n 1").stdout;
     assert!(refused.contains("refused"), "{refused}");
 
     // A backend that is killed without a word costs nobody an answer.
-    let victim = cluster.kubectl(["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}"]).ok();
+    let victim =
+        cluster.kubectl(["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}"]).ok();
     cluster.kubectl(["delete", "pod", &victim, "--grace-period=0", "--force"]).ok();
     let answers = inside("for i in $(seq 20); do wget -q -O - http://web/ || echo lost; done").ok();
     assert!(!answers.contains("lost"), "{answers}");

@@ -18,7 +18,8 @@ fn the_shop_opens_sells_and_survives_a_rollout() {
 
     cluster.kubectl(["apply", "-f", &format!("{root}/examples/shop")]).ok();
     cluster.kubectl(["rollout", "status", "deployment/front", "-n", "shop", "--timeout=120s"]).ok();
-    let address = cluster.kubectl(["get", "service", "front", "-n", "shop", "-o", "jsonpath={.spec.clusterIP}"]).ok();
+    let address =
+        cluster.kubectl(["get", "service", "front", "-n", "shop", "-o", "jsonpath={.spec.clusterIP}"]).ok();
     let page = || cluster.machine.run("busybox", ["wget", "-q", "-O", "-", &format!("http://{address}/")]);
     eventually("the page is served", || {
         let page = page();

@@ -13,7 +13,9 @@ use super::{FileArgs, Manifest, Resource, Session, say};
 use crate::flags::ApiArgs;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  coracle apply -f pod.yaml\n  coracle apply -f examples/hello\n  cat pod.yaml | coracle apply -f -")]
+#[command(
+    after_help = "Examples:\n  coracle apply -f pod.yaml\n  coracle apply -f examples/hello\n  cat pod.yaml | coracle apply -f -"
+)]
 pub(crate) struct ApplyArgs {
     #[command(flatten)]
     files: FileArgs,
@@ -37,7 +39,11 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
         if let Err(error) = apply(&session, manifest, dry_run).await {
             failed += 1;
             let document = &manifest.document;
-            let place = format!("{}:{}", document.source(), located(&error, manifest).unwrap_or_else(|| document.start()));
+            let place = format!(
+                "{}:{}",
+                document.source(),
+                located(&error, manifest).unwrap_or_else(|| document.start())
+            );
             eprintln!("{}", crate::error_line(&error.context(place)));
         }
     }
@@ -63,20 +69,26 @@ async fn apply(session: &Session, manifest: &Manifest, dry_run: bool) -> anyhow:
         Ok(live) => live,
         Err(error) if error.is_not_found() => {
             let collection = resource.collection(Some(namespace)) + &options;
-            session.json(Method::POST, &collection, Some(("application/json", &desired)), "application/json").await?;
+            session
+                .json(Method::POST, &collection, Some(("application/json", &desired)), "application/json")
+                .await?;
             return say(format_args!("{title} created{suffix}"));
         }
         Err(error) => return Err(error.into()),
     };
     let last: Value = match live["metadata"]["annotations"][LAST_APPLIED].as_str() {
-        Some(text) => serde_json::from_str(text).with_context(|| format!("the annotation {LAST_APPLIED} is not JSON"))?,
+        Some(text) => serde_json::from_str(text)
+            .with_context(|| format!("the annotation {LAST_APPLIED} is not JSON"))?,
         None => Value::Null,
     };
     let type_name = strategic::type_name(&resource.group, &resource.version, &resource.kind);
     let patch = three_way::patch(&type_name, &last, &desired);
     let content_type = "application/strategic-merge-patch+json";
-    let answer = session.json(Method::PATCH, &(path + &options), Some((content_type, &patch)), "application/json").await?;
-    let changed = answer["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"] || differs(&live, &answer);
+    let answer = session
+        .json(Method::PATCH, &(path + &options), Some((content_type, &patch)), "application/json")
+        .await?;
+    let changed = answer["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"]
+        || differs(&live, &answer);
     say(format_args!("{title} {}{suffix}", if changed { "configured" } else { "unchanged" }))
 }
 

@@ -63,7 +63,9 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
     }
     let selects = args.all || args.selection.selector.is_some() || args.selection.field_selector.is_some();
     if targets.iter().any(|target| matches!(target, Target::Selected { .. })) && !selects {
-        bail!("resource(s) were provided, but no name was specified: give a name, a selector with -l, or --all");
+        bail!(
+            "resource(s) were provided, but no name was specified: give a name, a selector with -l, or --all"
+        );
     }
 
     let body = options(&args);
@@ -82,7 +84,10 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
             let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             let namespace = object["metadata"]["namespace"].as_str().unwrap_or(&session.namespace).to_owned();
             let path = target.resource().object(&namespace, &name);
-            match session.json(Method::DELETE, &path, Some(("application/json", &body)), "application/json").await {
+            match session
+                .json(Method::DELETE, &path, Some(("application/json", &body)), "application/json")
+                .await
+            {
                 Ok(_) => {
                     say(format_args!("{} deleted", quoted(&target.resource().title(&name))))?;
                     let named = Target::Named { resource: target.resource().clone(), namespace, name };
@@ -94,7 +99,8 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
         }
     }
     if args.wait && !args.no_wait {
-        let limit = args.timeout.filter(|limit| !limit.is_zero()).unwrap_or(Duration::from_secs(7 * 24 * 3600));
+        let limit =
+            args.timeout.filter(|limit| !limit.is_zero()).unwrap_or(Duration::from_secs(7 * 24 * 3600));
         for (target, uid) in &waiting {
             wait::until(&session, target, &Until::Gone { uid: uid.clone() }, limit).await?;
         }

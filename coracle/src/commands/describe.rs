@@ -66,7 +66,12 @@ fn describe(object: &Value, events: &[Value]) -> String {
     if let Some(namespace) = metadata["namespace"].as_str() {
         _ = writeln!(out, "Namespace:    {namespace}");
     }
-    _ = writeln!(out, "Kind:         {} ({})", object["kind"].as_str().unwrap_or_default(), object["apiVersion"].as_str().unwrap_or_default());
+    _ = writeln!(
+        out,
+        "Kind:         {} ({})",
+        object["kind"].as_str().unwrap_or_default(),
+        object["apiVersion"].as_str().unwrap_or_default()
+    );
     let secret = object["kind"] == "Secret";
     for (name, value) in metadata.as_object().into_iter().flatten() {
         if !HIDDEN.contains(&name.as_str()) {
@@ -99,10 +104,19 @@ fn field(out: &mut String, depth: usize, name: &str, value: &Value) {
         Value::Object(map) => {
             _ = writeln!(out, "{pad}{title}:");
             // The keys of labels and the like are people's own words.
-            let literal = matches!(name, "labels" | "annotations" | "matchLabels" | "data" | "nodeSelector" | "selector");
+            let literal = matches!(
+                name,
+                "labels" | "annotations" | "matchLabels" | "data" | "nodeSelector" | "selector"
+            );
             for (key, value) in map {
                 match value.as_str() {
-                    Some(text) if literal => _ = writeln!(out, "{pad}  {key}: {}", text.trim_end().replace('\n', &format!("\n{pad}    "))),
+                    Some(text) if literal => {
+                        _ = writeln!(
+                            out,
+                            "{pad}  {key}: {}",
+                            text.trim_end().replace('\n', &format!("\n{pad}    "))
+                        )
+                    }
                     _ => field(out, depth + 1, key, value),
                 }
             }
@@ -160,10 +174,14 @@ fn event_table(events: &[Value]) -> String {
         event["lastTimestamp"].as_str().or(event["eventTime"].as_str()).unwrap_or_default().to_owned()
     };
     sorted.sort_by_key(|event| when(event));
-    let mut rows = vec![["  Type", "Reason", "Last Seen", "Count", "From", "Message"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["  Type", "Reason", "Last Seen", "Count", "From", "Message"].map(str::to_owned).to_vec()];
     for event in sorted {
         let text = |value: &Value| value.as_str().unwrap_or_default().trim().to_owned();
-        let from = event["source"]["component"].as_str().or(event["reportingComponent"].as_str()).unwrap_or_default();
+        let from = event["source"]["component"]
+            .as_str()
+            .or(event["reportingComponent"].as_str())
+            .unwrap_or_default();
         rows.push(vec![
             format!("  {}", text(&event["type"])),
             text(&event["reason"]),

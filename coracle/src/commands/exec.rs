@@ -62,7 +62,12 @@ pub(crate) async fn run(args: ExecArgs) -> anyhow::Result<()> {
         eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
     }
     let mut path = session.resource("pods").await?.object(&session.namespace, name);
-    path += &format!("/exec?container={}&stdout=true&stderr={}&stdin={}&tty={tty}", encode(&container), !tty, args.stdin);
+    path += &format!(
+        "/exec?container={}&stdout=true&stderr={}&stdin={}&tty={tty}",
+        encode(&container),
+        !tty,
+        args.stdin
+    );
     for argument in &args.command {
         path += &format!("&command={}", encode(argument));
     }
@@ -96,7 +101,9 @@ async fn refusal(response: http::Response<client::Body>) -> anyhow::Error {
             break;
         }
     }
-    let message = serde_json::from_slice::<Value>(&text).ok().and_then(|status| status["message"].as_str().map(str::to_owned));
+    let message = serde_json::from_slice::<Value>(&text)
+        .ok()
+        .and_then(|status| status["message"].as_str().map(str::to_owned));
     anyhow::anyhow!(message.unwrap_or_else(|| format!("{code}: {}", String::from_utf8_lossy(&text).trim())))
 }
 
@@ -177,7 +184,8 @@ impl RawTerminal {
         let before = termios::tcgetattr(rustix::stdio::stdin()).context("reading the terminal's mode")?;
         let mut raw = before.clone();
         raw.make_raw();
-        termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw).context("setting the terminal's mode")?;
+        termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw)
+            .context("setting the terminal's mode")?;
         Ok(Self(before))
     }
 }
@@ -200,6 +208,9 @@ mod tests {
                           "details":{"causes":[{"reason":"ExitCode","message":"7"}]}}"#;
         let error = verdict(failure).unwrap_err();
         assert_eq!(error.downcast::<ExitStatus>().unwrap().0, 7);
-        assert_eq!(verdict(br#"{"status":"Failure","message":"no such container"}"#).unwrap_err().to_string(), "no such container");
+        assert_eq!(
+            verdict(br#"{"status":"Failure","message":"no such container"}"#).unwrap_err().to_string(),
+            "no such container"
+        );
     }
 }

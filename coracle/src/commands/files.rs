@@ -44,12 +44,16 @@ impl FileArgs {
                 continue;
             }
             for path in expand(name, self.recursive)? {
-                let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+                let text =
+                    std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
                 documents(&text, &path.display().to_string(), &mut manifests)?;
             }
         }
         if manifests.is_empty() && !self.filenames.is_empty() {
-            bail!("no objects found in {}", self.filenames.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "));
+            bail!(
+                "no objects found in {}",
+                self.filenames.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+            );
         }
         Ok(manifests)
     }
@@ -57,7 +61,8 @@ impl FileArgs {
 
 /// A file is itself; a folder is its manifests in the order of their names.
 fn expand(path: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
-    let metadata = std::fs::metadata(path).with_context(|| format!("the path {:?} does not exist", path.display()))?;
+    let metadata =
+        std::fs::metadata(path).with_context(|| format!("the path {:?} does not exist", path.display()))?;
     if !metadata.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -73,7 +78,10 @@ fn expand(path: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
             if recursive {
                 files.extend(expand(&entry, true)?);
             }
-        } else if entry.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known)) {
+        } else if entry
+            .extension()
+            .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
+        {
             files.push(entry);
         }
     }
@@ -99,7 +107,9 @@ fn manifest(document: Document) -> anyhow::Result<Manifest> {
         return Err(document.error("apiVersion", "'apiVersion' is missing").into());
     }
     let Some(name) = text(&object["metadata"]["name"]) else {
-        return Err(document.error("metadata.name", format!("metadata.name of this {} is missing", document.kind())).into());
+        return Err(document
+            .error("metadata.name", format!("metadata.name of this {} is missing", document.kind()))
+            .into());
     };
     Ok(Manifest {
         api_version: document.api_version().to_owned(),

@@ -56,10 +56,19 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<()> {
     if args.watch && targets.len() != 1 {
         bail!("you may only specify a single resource type to watch");
     }
-    if output.is_table() { tables(&session, &args, &targets, &output).await } else { objects(&session, &args, &targets, &output).await }
+    if output.is_table() {
+        tables(&session, &args, &targets, &output).await
+    } else {
+        objects(&session, &args, &targets, &output).await
+    }
 }
 
-async fn tables(session: &Session, args: &GetArgs, targets: &[Target], output: &Output) -> anyhow::Result<()> {
+async fn tables(
+    session: &Session,
+    args: &GetArgs,
+    targets: &[Target],
+    output: &Output,
+) -> anyhow::Result<()> {
     let style = TableStyle {
         wide: *output == Output::Wide,
         namespaces: args.selection.all_namespaces,
@@ -89,7 +98,10 @@ async fn tables(session: &Session, args: &GetArgs, targets: &[Target], output: &
             let version = table["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
             let style = TableStyle { headings: false, ..style };
             let path = target.watch_path(&args.selection, &version);
-            return follow(session, &path, AS_TABLE, |event| print(&output::table(target.resource(), &event["object"], style))).await;
+            return follow(session, &path, AS_TABLE, |event| {
+                print(&output::table(target.resource(), &event["object"], style))
+            })
+            .await;
         }
     }
     if shown == 0 && failures.is_empty() && !args.ignore_not_found {
@@ -103,13 +115,20 @@ async fn tables(session: &Session, args: &GetArgs, targets: &[Target], output: &
     finish(failures)
 }
 
-async fn objects(session: &Session, args: &GetArgs, targets: &[Target], output: &Output) -> anyhow::Result<()> {
+async fn objects(
+    session: &Session,
+    args: &GetArgs,
+    targets: &[Target],
+    output: &Output,
+) -> anyhow::Result<()> {
     let mut found = Vec::new();
     let mut failures = Vec::new();
     let as_list = targets.len() != 1 || matches!(targets, [Target::Selected { .. }]);
     for target in targets {
         match target.fetch(session, &args.selection).await {
-            Ok(objects) => found.extend(objects.into_iter().map(|object| (target.resource().clone(), object))),
+            Ok(objects) => {
+                found.extend(objects.into_iter().map(|object| (target.resource().clone(), object)))
+            }
             Err(error) if error.is_not_found() && args.ignore_not_found => {}
             Err(error) => failures.push(error),
         }
@@ -123,7 +142,9 @@ async fn objects(session: &Session, args: &GetArgs, targets: &[Target], output: 
         let list = session.get(&target.path(&args.selection)).await?;
         let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
         let path = target.watch_path(&args.selection, &version);
-        let show = |event: Value| output.print_objects(&[(target.resource().clone(), event["object"].clone())], false);
+        let show = |event: Value| {
+            output.print_objects(&[(target.resource().clone(), event["object"].clone())], false)
+        };
         return follow(session, &path, "application/json", show).await;
     }
     finish(failures)
@@ -145,7 +166,9 @@ pub(crate) async fn follow(
             let event: Value = serde_json::from_slice(&line)?;
             match event["type"].as_str() {
                 Some("BOOKMARK") => {}
-                Some("ERROR") => bail!("{}", event["object"]["message"].as_str().unwrap_or("the watch failed")),
+                Some("ERROR") => {
+                    bail!("{}", event["object"]["message"].as_str().unwrap_or("the watch failed"))
+                }
                 _ => show(event)?,
             }
         }

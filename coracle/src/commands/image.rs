@@ -136,7 +136,12 @@ fn open(args: &InstanceArgs) -> anyhow::Result<Arc<ImageStore>> {
 
 fn announce(verb: &str, image: &Image) -> anyhow::Result<()> {
     let name = image.names.first().cloned().unwrap_or_else(|| image.id.to_string());
-    say(format_args!("{verb} {name} ({}, {} layers, {})", short(image), image.layers.len(), human(image.size)))
+    say(format_args!(
+        "{verb} {name} ({}, {} layers, {})",
+        short(image),
+        image.layers.len(),
+        human(image.size)
+    ))
 }
 
 fn import(args: ImportArgs) -> anyhow::Result<()> {
@@ -154,7 +159,11 @@ fn import(args: ImportArgs) -> anyhow::Result<()> {
 async fn pull(args: PullArgs) -> anyhow::Result<()> {
     let reference = Reference::from_str(&args.reference)?;
     let store = open(&args.instance)?;
-    let options = PullOptions { auth: auth(&args, &reference)?, plain_http: args.plain_http.clone(), ..PullOptions::default() };
+    let options = PullOptions {
+        auth: auth(&args, &reference)?,
+        plain_http: args.plain_http.clone(),
+        ..PullOptions::default()
+    };
     let progress = Progress::default();
     let shown = rustix::termios::isatty(rustix::stdio::stderr());
     let pull = store.pull(&reference, &options, &progress);
@@ -178,17 +187,23 @@ async fn pull(args: PullArgs) -> anyhow::Result<()> {
 /// Who we are at the registry: as said on the command line, or as Docker's configuration says.
 fn auth(args: &PullArgs, reference: &Reference) -> anyhow::Result<Auth> {
     if let Some(credentials) = &args.credentials {
-        let Some((user, password)) = credentials.split_once(':') else { bail!("--credentials is not USER:PASSWORD") };
+        let Some((user, password)) = credentials.split_once(':') else {
+            bail!("--credentials is not USER:PASSWORD")
+        };
         return Ok(Auth::Basic { user: user.to_owned(), password: password.to_owned() });
     }
     let Some(home) = std::env::var_os("HOME") else { return Ok(Auth::default()) };
     let path = PathBuf::from(home).join(".docker/config.json");
     let mut json = Vec::new();
     match std::fs::File::open(&path) {
-        Ok(file) => file.take(1 << 20).read_to_end(&mut json).with_context(|| format!("reading {}", path.display()))?,
+        Ok(file) => file
+            .take(1 << 20)
+            .read_to_end(&mut json)
+            .with_context(|| format!("reading {}", path.display()))?,
         Err(_) => return Ok(Auth::default()),
     };
-    let found = Auth::from_docker_config(&json, reference).with_context(|| format!("reading {}", path.display()))?;
+    let found =
+        Auth::from_docker_config(&json, reference).with_context(|| format!("reading {}", path.display()))?;
     Ok(found.unwrap_or_default())
 }
 
@@ -197,15 +212,21 @@ fn list(args: ListArgs) -> anyhow::Result<()> {
     if args.json {
         for image in &images {
             let layers: Vec<_> = image.layers.iter().map(|layer| layer.display().to_string()).collect();
-            say(serde_json::json!({"id": image.id.to_string(), "digest": image.manifest.to_string(), "names": image.names,
-                                   "size": image.size, "layers": layers}))?;
+            say(
+                serde_json::json!({"id": image.id.to_string(), "digest": image.manifest.to_string(), "names": image.names,
+                                   "size": image.size, "layers": layers}),
+            )?;
         }
         return Ok(());
     }
     let mut rows = vec![["NAME", "ID", "LAYERS", "SIZE"].map(str::to_owned).to_vec()];
     for image in &images {
         let names = if image.names.is_empty() { vec!["<none>".to_owned()] } else { image.names.clone() };
-        rows.extend(names.into_iter().map(|name| vec![name, short(image), image.layers.len().to_string(), human(image.size)]));
+        rows.extend(
+            names
+                .into_iter()
+                .map(|name| vec![name, short(image), image.layers.len().to_string(), human(image.size)]),
+        );
     }
     print(&align(&rows))
 }
@@ -287,7 +308,9 @@ mod tests {
 
     #[test]
     fn sizes_are_for_people() {
-        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 20, "5.0 MiB"), (3 << 40, "3.0 TiB")] {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 20, "5.0 MiB"), (3 << 40, "3.0 TiB")]
+        {
             assert_eq!(human(bytes), text);
         }
     }

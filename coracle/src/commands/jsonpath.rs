@@ -69,14 +69,6 @@ impl Template {
         render(&self.0, root, root, &mut out);
         out
     }
-
-    /// The values that a template of one single path selects.
-    pub(crate) fn select<'v>(&self, root: &'v Value) -> Vec<&'v Value> {
-        match self.0.as_slice() {
-            [Part::Path(steps)] => walk(steps, root, root),
-            _ => Vec::new(),
-        }
-    }
 }
 
 fn render(parts: &[Part], root: &Value, current: &Value, out: &mut String) {
@@ -112,19 +104,24 @@ fn walk<'v>(steps: &[Step], root: &'v Value, current: &'v Value) -> Vec<&'v Valu
     while let Some(step) = steps.next() {
         values = match step {
             Step::Root => vec![root],
-            Step::Fields(names) => {
-                values.iter().flat_map(|value| names.iter().filter_map(|name| value.get(name.as_str()))).collect()
-            }
+            Step::Fields(names) => values
+                .iter()
+                .flat_map(|value| names.iter().filter_map(|name| value.get(name.as_str())))
+                .collect(),
             Step::Wildcard => values.iter().flat_map(|value| children(value)).collect(),
             Step::Descend => values.iter().flat_map(|value| descendants(value)).collect(),
             Step::Index(indices) => values
                 .iter()
                 .filter_map(|value| value.as_array())
-                .flat_map(|items| indices.iter().filter_map(|index| items.get(absolute(*index, items.len())?)))
+                .flat_map(|items| {
+                    indices.iter().filter_map(|index| items.get(absolute(*index, items.len())?))
+                })
                 .collect(),
-            Step::Slice { from, to, step } => {
-                values.iter().filter_map(|value| value.as_array()).flat_map(|items| slice(items, *from, *to, *step)).collect()
-            }
+            Step::Slice { from, to, step } => values
+                .iter()
+                .filter_map(|value| value.as_array())
+                .flat_map(|items| slice(items, *from, *to, *step))
+                .collect(),
             Step::Filter { left, compare } => values
                 .iter()
                 .flat_map(|value| children(value))
@@ -165,7 +162,9 @@ fn slice(items: &[Value], from: Option<i64>, to: Option<i64>, step: i64) -> Vec<
 
 fn holds(left: &Operand, compare: Option<&(Compare, Operand)>, root: &Value, item: &Value) -> bool {
     let Some((compare, right)) = compare else { return operand(left, root, item).is_some() };
-    let (Some(left), Some(right)) = (operand(left, root, item), operand(right, root, item)) else { return false };
+    let (Some(left), Some(right)) = (operand(left, root, item), operand(right, root, item)) else {
+        return false;
+    };
     let order = match (&left, &right) {
         (Value::Number(a), Value::Number(b)) => a.as_f64().partial_cmp(&b.as_f64()),
         (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
@@ -215,7 +214,10 @@ impl Parser {
     }
 
     fn take(&mut self, text: &str) -> bool {
-        let matches = text.chars().enumerate().all(|(offset, char)| self.chars.get(self.position + offset) == Some(&char));
+        let matches = text
+            .chars()
+            .enumerate()
+            .all(|(offset, char)| self.chars.get(self.position + offset) == Some(&char));
         if matches {
             self.position += text.chars().count();
         }
@@ -306,7 +308,9 @@ impl Parser {
                     self.position += 1;
                     steps.push(self.bracket()?);
                 }
-                Some(char) if ends.contains(&char) || char.is_whitespace() || "=!<>)".contains(char) => return Ok(steps),
+                Some(char) if ends.contains(&char) || char.is_whitespace() || "=!<>)".contains(char) => {
+                    return Ok(steps);
+                }
                 None => return Ok(steps),
                 // kubectl lets the first dot be left out.
                 Some(_) if steps.is_empty() => steps.push(Step::Fields(vec![self.name()?])),
@@ -370,7 +374,9 @@ impl Parser {
             }
             return Ok(Step::Slice { from: first, to, step });
         }
-        let Some(first) = first else { return self.fail("expected an index, a slice, '*', a quoted name or a filter") };
+        let Some(first) = first else {
+            return self.fail("expected an index, a slice, '*', a quoted name or a filter");
+        };
         let mut indices = vec![first];
         while self.take(",") {
             match self.integer()? {
@@ -431,7 +437,9 @@ impl Parser {
             Some('@' | '$' | '.') => Ok(Operand::Path(self.path(&[')'])?)),
             _ => {
                 let mut word = String::new();
-                while let Some(char) = self.peek().filter(|char| !char.is_whitespace() && !"=!<>)".contains(*char)) {
+                while let Some(char) =
+                    self.peek().filter(|char| !char.is_whitespace() && !"=!<>)".contains(*char))
+                {
                     word.push(char);
                     self.position += 1;
                 }
@@ -510,7 +518,9 @@ mod tests {
 
     #[test]
     fn a_broken_template_says_where() {
-        for (template, position) in [("{.items[}", 9), ("{range .items[*]}", 18), ("{.a", 4), ("{end}", 6), (r#"{.a[?(@.b==)]}"#, 12)] {
+        for (template, position) in
+            [("{.items[}", 9), ("{range .items[*]}", 18), ("{.a", 4), ("{end}", 6), (r#"{.a[?(@.b==)]}"#, 12)]
+        {
             let error = Template::parse(template).unwrap_err();
             assert_eq!(error.position, position, "{template}: {error}");
         }

@@ -106,13 +106,19 @@ pub(crate) async fn find_pod(session: &Session, argument: &str) -> anyhow::Resul
         bail!("{} selects no pods", resource.title(name));
     }
     let pods = session.resource("pods").await?;
-    let list = session.get(&(pods.collection(Some(&session.namespace)) + &query(&[("labelSelector", Some(&selector))]))).await?;
+    let list = session
+        .get(&(pods.collection(Some(&session.namespace)) + &query(&[("labelSelector", Some(&selector))])))
+        .await?;
     let mut found = super::targets::items(pods, list);
     if found.is_empty() {
         bail!("{} has no pods", resource.title(name));
     }
     if found.len() > 1 {
-        eprintln!("Found {} pods, using pod/{}", found.len(), found[0]["metadata"]["name"].as_str().unwrap_or_default());
+        eprintln!(
+            "Found {} pods, using pod/{}",
+            found.len(),
+            found[0]["metadata"]["name"].as_str().unwrap_or_default()
+        );
     }
     Ok(found.swap_remove(0))
 }
@@ -130,8 +136,12 @@ fn pairs(labels: &Value) -> String {
 /// The container that is meant when none is named.
 pub(crate) fn default_container(pod: &Value) -> anyhow::Result<String> {
     let annotated = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str();
-    let names: Vec<&str> =
-        pod["spec"]["containers"].as_array().into_iter().flatten().filter_map(|container| container["name"].as_str()).collect();
+    let names: Vec<&str> = pod["spec"]["containers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|container| container["name"].as_str())
+        .collect();
     if let Some(name) = annotated.filter(|name| names.contains(name)) {
         return Ok(name.to_owned());
     }

@@ -41,14 +41,17 @@ impl FromStr for Output {
             "name" => Self::Name,
             "jsonpath" => Self::JsonPath(Template::parse(argument)?),
             "custom-columns" => Self::Columns(columns(argument)?),
-            _ => bail!("unknown output format {kind:?}: use wide, json, yaml, name, jsonpath=…, custom-columns=…"),
+            _ => bail!(
+                "unknown output format {kind:?}: use wide, json, yaml, name, jsonpath=…, custom-columns=…"
+            ),
         })
     }
 }
 
 fn columns(text: &str) -> anyhow::Result<Vec<(String, Template)>> {
     let parse = |column: &str| {
-        let (heading, path) = column.split_once(':').with_context(|| format!("column {column:?} is not HEADING:PATH"))?;
+        let (heading, path) =
+            column.split_once(':').with_context(|| format!("column {column:?} is not HEADING:PATH"))?;
         Ok((heading.to_owned(), Template::parse(path)?))
     };
     text.split(',').map(parse).collect()
@@ -121,7 +124,9 @@ pub(crate) fn table(resource: &Resource, table: &Value, style: TableStyle) -> St
             heading.push("NAMESPACE".to_owned());
         }
         heading.extend(
-            shown.iter().map(|index| definitions[*index]["name"].as_str().unwrap_or_default().to_ascii_uppercase()),
+            shown
+                .iter()
+                .map(|index| definitions[*index]["name"].as_str().unwrap_or_default().to_ascii_uppercase()),
         );
         if style.labels {
             heading.push("LABELS".to_owned());

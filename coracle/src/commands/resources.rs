@@ -32,8 +32,13 @@ impl Resource {
 
     /// `deployment.apps/web`, as kubectl names an object.
     pub(crate) fn title(&self, name: &str) -> String {
-        let singular = if self.singular.is_empty() { self.kind.to_ascii_lowercase() } else { self.singular.clone() };
-        if self.group.is_empty() { format!("{singular}/{name}") } else { format!("{singular}.{}/{name}", self.group) }
+        let singular =
+            if self.singular.is_empty() { self.kind.to_ascii_lowercase() } else { self.singular.clone() };
+        if self.group.is_empty() {
+            format!("{singular}/{name}")
+        } else {
+            format!("{singular}.{}/{name}", self.group)
+        }
     }
 
     /// Path of the collection in a namespace, or of the whole collection.
@@ -90,7 +95,8 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 /// Asks the server for its resources: two requests.
 pub(crate) async fn discover(client: &Client) -> anyhow::Result<Catalogue> {
     let ask = |path| client.json::<Value>(request(Method::GET, path, None, AGGREGATED));
-    let (core, groups) = try_join(ask("/api"), ask("/apis")).await.context("asking the server what it serves")?;
+    let (core, groups) =
+        try_join(ask("/api"), ask("/apis")).await.context("asking the server what it serves")?;
     Ok(Catalogue([core, groups].iter().flat_map(parse).collect()))
 }
 
@@ -98,7 +104,12 @@ pub(crate) async fn discover(client: &Client) -> anyhow::Result<Catalogue> {
 fn parse(list: &Value) -> Vec<Resource> {
     let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
     let texts = |value: &Value, field: &str| {
-        value[field].as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+        value[field]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|item| item.as_str().map(str::to_owned))
+            .collect()
     };
     let mut found = Vec::new();
     for group in list["items"].as_array().into_iter().flatten() {
@@ -124,7 +135,8 @@ impl Catalogue {
     /// `pods`, `po`, `pod`, `Pod`, `deployments.apps`, `deployments.v1.apps`.
     pub(crate) fn by_name(&self, name: &str) -> Option<&Resource> {
         let lower = name.to_ascii_lowercase();
-        let (bare, rest) = lower.split_once('.').map_or((lower.as_str(), None), |(bare, rest)| (bare, Some(rest)));
+        let (bare, rest) =
+            lower.split_once('.').map_or((lower.as_str(), None), |(bare, rest)| (bare, Some(rest)));
         let called = |resource: &&Resource| {
             resource.plural == bare
                 || resource.singular == bare
@@ -157,8 +169,12 @@ impl Catalogue {
     /// Names that share a beginning with a mistyped one.
     pub(crate) fn close_to(&self, name: &str) -> Vec<String> {
         let start: String = name.to_ascii_lowercase().chars().take(3).collect();
-        let mut close: Vec<String> =
-            self.0.iter().map(|resource| resource.plural.clone()).filter(|plural| plural.starts_with(&start)).collect();
+        let mut close: Vec<String> = self
+            .0
+            .iter()
+            .map(|resource| resource.plural.clone())
+            .filter(|plural| plural.starts_with(&start))
+            .collect();
         close.dedup();
         close.truncate(4);
         close
@@ -188,7 +204,11 @@ mod tests {
             assert_eq!(catalogue.by_name(name).map(|found| found.kind.as_str()), Some("Pod"), "{name}");
         }
         for name in ["deployments", "deploy", "deployments.apps", "deployments.v1.apps"] {
-            assert_eq!(catalogue.by_name(name).map(|found| found.kind.as_str()), Some("Deployment"), "{name}");
+            assert_eq!(
+                catalogue.by_name(name).map(|found| found.kind.as_str()),
+                Some("Deployment"),
+                "{name}"
+            );
         }
         for name in ["podz", "pods.apps", ""] {
             assert_eq!(catalogue.by_name(name), None, "{name}");

@@ -27,7 +27,9 @@ pub(crate) struct ScaleArgs {
 pub(crate) async fn run(args: ScaleArgs) -> anyhow::Result<()> {
     let session = Session::open(&args.api)?;
     for target in targets::parse(&session, &args.resources, &Selection::default()).await? {
-        let Target::Named { resource, namespace, name } = target else { bail!("give the name of what to scale") };
+        let Target::Named { resource, namespace, name } = target else {
+            bail!("give the name of what to scale")
+        };
         let path = resource.object(&namespace, &name) + "/scale";
         if let Some(expected) = args.current_replicas {
             let scale = session.get(&path).await?;
@@ -37,7 +39,9 @@ pub(crate) async fn run(args: ScaleArgs) -> anyhow::Result<()> {
             }
         }
         let patch = json!({"spec": {"replicas": args.replicas}});
-        session.json(Method::PATCH, &path, Some(("application/merge-patch+json", &patch)), "application/json").await?;
+        session
+            .json(Method::PATCH, &path, Some(("application/merge-patch+json", &patch)), "application/json")
+            .await?;
         say(format_args!("{} scaled", resource.title(&name)))?;
     }
     Ok(())

@@ -38,7 +38,11 @@ impl Session {
         let catalogue = self.catalogue().await?;
         catalogue.by_name(name).ok_or_else(|| {
             let close = catalogue.close_to(name);
-            let hint = if close.is_empty() { String::new() } else { format!(" (did you mean {}?)", close.join(", ")) };
+            let hint = if close.is_empty() {
+                String::new()
+            } else {
+                format!(" (did you mean {}?)", close.join(", "))
+            };
             anyhow!("the server doesn't have a resource type {name:?}{hint}")
         })
     }
@@ -72,7 +76,13 @@ impl Session {
     }
 
     /// Sends a request with a JSON answer.
-    pub(crate) async fn json(&self, method: Method, path: &str, body: Option<(&str, &Value)>, accept: &str) -> Result<Value, client::Error> {
+    pub(crate) async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+        accept: &str,
+    ) -> Result<Value, client::Error> {
         self.client.json(request(method, path, body, accept)).await
     }
 
@@ -83,7 +93,12 @@ impl Session {
 }
 
 /// A request as a value. Paths are built by [`super::resources`], which encodes every segment.
-pub(crate) fn request(method: Method, path: &str, body: Option<(&str, &Value)>, accept: &str) -> Request<Bytes> {
+pub(crate) fn request(
+    method: Method,
+    path: &str,
+    body: Option<(&str, &Value)>,
+    accept: &str,
+) -> Request<Bytes> {
     let mut builder = Request::builder().method(method).uri(path).header(http::header::ACCEPT, accept);
     let mut bytes = Bytes::new();
     if let Some((content_type, value)) = body {

@@ -33,7 +33,11 @@ pub(crate) struct Selection {
 }
 
 /// Reads the arguments as kubectl does.
-pub(crate) async fn parse(session: &Session, args: &[String], selection: &Selection) -> anyhow::Result<Vec<Target>> {
+pub(crate) async fn parse(
+    session: &Session,
+    args: &[String],
+    selection: &Selection,
+) -> anyhow::Result<Vec<Target>> {
     let namespace = (!selection.all_namespaces).then(|| session.namespace.clone());
     let named = |resource: &Resource, name: &str| Target::Named {
         resource: resource.clone(),
@@ -56,7 +60,10 @@ pub(crate) async fn parse(session: &Session, args: &[String], selection: &Select
     let Some((types, names)) = args.split_first() else { bail!("give a resource type, such as pods") };
     let resources = session.resources(types).await?;
     if names.is_empty() {
-        let select = |resource: &&Resource| Target::Selected { resource: (*resource).clone(), namespace: namespace.clone() };
+        let select = |resource: &&Resource| Target::Selected {
+            resource: (*resource).clone(),
+            namespace: namespace.clone(),
+        };
         return Ok(resources.iter().map(select).collect());
     }
     if selection.all_namespaces {
@@ -99,7 +106,11 @@ impl Target {
 
     /// The path that watches exactly these objects from a version on.
     pub(crate) fn watch_path(&self, selection: &Selection, version: &str) -> String {
-        let watch = [("watch", Some("true")), ("resourceVersion", Some(version)), ("allowWatchBookmarks", Some("true"))];
+        let watch = [
+            ("watch", Some("true")),
+            ("resourceVersion", Some(version)),
+            ("allowWatchBookmarks", Some("true")),
+        ];
         match self {
             Self::Named { resource, namespace, name } => {
                 let field = format!("metadata.name={name}");
@@ -120,7 +131,11 @@ impl Target {
     }
 
     /// The objects themselves.
-    pub(crate) async fn fetch(&self, session: &Session, selection: &Selection) -> Result<Vec<Value>, client::Error> {
+    pub(crate) async fn fetch(
+        &self,
+        session: &Session,
+        selection: &Selection,
+    ) -> Result<Vec<Value>, client::Error> {
         let answer = session.json(Method::GET, &self.path(selection), None, "application/json").await?;
         Ok(match self {
             Self::Named { .. } => vec![answer],

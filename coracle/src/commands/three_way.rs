@@ -38,7 +38,9 @@ fn any(field: Option<&Field>, last: Option<&Value>, desired: &Value) -> Value {
             out.into()
         }
         Value::Array(items) => match field {
-            Some(field) if field.strategy.merges_list() && !field.merge_key.is_empty() => list(field, last, items),
+            Some(field) if field.strategy.merges_list() && !field.merge_key.is_empty() => {
+                list(field, last, items)
+            }
             Some(field) if field.strategy.merges_list() => desired.clone(),
             _ => desired.clone(),
         },
@@ -50,7 +52,8 @@ fn any(field: Option<&Field>, last: Option<&Value>, desired: &Value) -> Value {
 fn list(field: &Field, last: Option<&Value>, desired: &[Value]) -> Value {
     let key = field.merge_key;
     let before = last.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let find = |items: &[Value], wanted: &Value| items.iter().find(|item| item.get(key) == Some(wanted)).cloned();
+    let find =
+        |items: &[Value], wanted: &Value| items.iter().find(|item| item.get(key) == Some(wanted)).cloned();
     let mut out = Vec::new();
     for item in desired {
         let (Some(id), Some(map)) = (item.get(key), item.as_object()) else {
@@ -101,7 +104,8 @@ mod tests {
 
     #[test]
     fn containers_merge_by_name() {
-        let template = |containers: Value| json!({"spec": {"template": {"spec": {"containers": containers}}}});
+        let template =
+            |containers: Value| json!({"spec": {"template": {"spec": {"containers": containers}}}});
         check(
             template(json!([{"name": "a", "image": "x", "tty": true}, {"name": "b", "image": "y"}])),
             template(json!([{"name": "a", "image": "z"}])),
@@ -115,7 +119,9 @@ mod tests {
         check(
             template(json!({"name": "v", "emptyDir": {}})),
             template(json!({"name": "v", "configMap": {"name": "c"}})),
-            template(json!({"name": "v", "configMap": {"name": "c"}, "emptyDir": null, "$retainKeys": ["configMap", "name"]})),
+            template(
+                json!({"name": "v", "configMap": {"name": "c"}, "emptyDir": null, "$retainKeys": ["configMap", "name"]}),
+            ),
         );
     }
 

@@ -15,8 +15,10 @@ use super::{FileArgs, Session, say};
 use crate::flags::ApiArgs;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  coracle wait --for=condition=Ready pod/web\n  coracle wait --for=delete pod/web --timeout 60s\n  \
-                        coracle wait --for=jsonpath='{.status.phase}'=Running pod/web")]
+#[command(
+    after_help = "Examples:\n  coracle wait --for=condition=Ready pod/web\n  coracle wait --for=delete pod/web --timeout 60s\n  \
+                        coracle wait --for=jsonpath='{.status.phase}'=Running pod/web"
+)]
 pub(crate) struct WaitArgs {
     /// TYPE NAME…, TYPE/NAME…, or TYPE with a selector or --all
     #[arg(value_name = "RESOURCE")]
@@ -41,11 +43,19 @@ pub(crate) struct WaitArgs {
 /// What is waited for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Until {
-    Condition { name: String, value: String },
-    Path { template: Template, value: Option<String> },
+    Condition {
+        name: String,
+        value: String,
+    },
+    Path {
+        template: Template,
+        value: Option<String>,
+    },
     Exists,
     /// The object is gone, or another one of its name has taken its place.
-    Gone { uid: Option<String> },
+    Gone {
+        uid: Option<String>,
+    },
 }
 
 pub(crate) async fn run(args: WaitArgs) -> anyhow::Result<()> {
@@ -89,8 +99,15 @@ pub(crate) async fn run(args: WaitArgs) -> anyhow::Result<()> {
 }
 
 /// Waits for one object by watching it: nothing is asked twice.
-pub(crate) async fn until(session: &Session, target: &Target, until: &Until, limit: Duration) -> anyhow::Result<()> {
-    let Target::Named { resource, name, .. } = target else { bail!("only an object with a name can be waited for") };
+pub(crate) async fn until(
+    session: &Session,
+    target: &Target,
+    until: &Until,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    let Target::Named { resource, name, .. } = target else {
+        bail!("only an object with a name can be waited for")
+    };
     match tokio::time::timeout(limit, watch(session, target, until)).await {
         Ok(result) => result,
         Err(_) => bail!("timed out waiting for the condition on {}", resource.title(name)),
@@ -102,7 +119,8 @@ async fn watch(session: &Session, target: &Target, until: &Until) -> anyhow::Res
     loop {
         // A list of this one name gives both the object and the version to watch from.
         let field = format!("metadata.name={name}");
-        let path = resource.collection(Some(namespace)) + &super::resources::query(&[("fieldSelector", Some(&field))]);
+        let path = resource.collection(Some(namespace))
+            + &super::resources::query(&[("fieldSelector", Some(&field))]);
         let list = session.get(&path).await?;
         let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
         let object = targets::items(resource, list).into_iter().next();
@@ -113,7 +131,8 @@ async fn watch(session: &Session, target: &Target, until: &Until) -> anyhow::Res
             return Ok(());
         }
         let path = target.watch_path(&Selection::default(), &version);
-        let mut body = session.client.stream(request(Method::GET, &path, None, "application/json")).await?.into_body();
+        let mut body =
+            session.client.stream(request(Method::GET, &path, None, "application/json")).await?.into_body();
         let mut buffer: Vec<u8> = Vec::new();
         // When the stream ends or breaks, the list above tells what was missed.
         while let Some(Ok(chunk)) = body.next().await {
@@ -140,7 +159,9 @@ async fn watch(session: &Session, target: &Target, until: &Until) -> anyhow::Res
 impl Until {
     fn holds(&self, object: Option<&Value>) -> bool {
         match (self, object) {
-            (Self::Gone { uid }, Some(object)) => uid.as_deref().is_some_and(|uid| object["metadata"]["uid"] != uid),
+            (Self::Gone { uid }, Some(object)) => {
+                uid.as_deref().is_some_and(|uid| object["metadata"]["uid"] != uid)
+            }
             (Self::Gone { .. }, None) => true,
             (Self::Exists, object) => object.is_some(),
             (_, None) => false,
@@ -149,7 +170,9 @@ impl Until {
                     .as_i64()
                     .zip(object["metadata"]["generation"].as_i64())
                     .is_none_or(|(observed, generation)| observed >= generation);
-                let same = |field: &str, text: &str| condition[field].as_str().is_some_and(|found| found.eq_ignore_ascii_case(text));
+                let same = |field: &str, text: &str| {
+                    condition[field].as_str().is_some_and(|found| found.eq_ignore_ascii_case(text))
+                };
                 same("type", name) && same("status", value) && current
             }),
             (Self::Path { template, value }, Some(object)) => {
@@ -198,7 +221,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text;
     while !rest.is_empty() {
         let digits = rest.find(|char: char| !char.is_ascii_digit() && char != '.').unwrap_or(rest.len());
-        let number: f64 = rest[..digits].parse().map_err(|_| format!("{text:?} is not a time such as 30s or 1m30s"))?;
+        let number: f64 =
+            rest[..digits].parse().map_err(|_| format!("{text:?} is not a time such as 30s or 1m30s"))?;
         rest = &rest[digits..];
         let unit = rest.find(|char: char| char.is_ascii_digit()).unwrap_or(rest.len());
         let seconds = match &rest[..unit] {
@@ -222,7 +246,9 @@ mod tests {
 
     #[test]
     fn times_are_read_as_go_reads_them() {
-        for (text, millis) in [("30s", 30_000), ("1m30s", 90_000), ("500ms", 500), ("2h", 7_200_000), ("7", 7000), ("0", 0)] {
+        for (text, millis) in
+            [("30s", 30_000), ("1m30s", 90_000), ("500ms", 500), ("2h", 7_200_000), ("7", 7000), ("0", 0)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         assert!(duration("soon").is_err());

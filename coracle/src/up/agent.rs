@@ -41,7 +41,9 @@ pub(crate) async fn start(
     group: &mut TaskGroup,
 ) -> anyhow::Result<()> {
     let store = instance.image_dir();
-    let images = tokio::task::spawn_blocking(move || ImageStore::open(store)).await?.context("opening the image store")?;
+    let images = tokio::task::spawn_blocking(move || ImageStore::open(store))
+        .await?
+        .context("opening the image store")?;
     let listener = listen(args.agent_listen, node).await?;
     let pair = pki.pair("node", &subject(node))?;
     let tls = pair.server_config(pki.ca(), true).context("setting up TLS for the agent's API")?;
@@ -67,7 +69,10 @@ pub(crate) async fn start(
         services: None,
         manifests: args.manifests.clone(),
         manifest_url,
-        dns: agent::etc::DnsSettings { servers: vec![node.cluster.dns.to_string()], domain: node.cluster.domain.clone() },
+        dns: agent::etc::DnsSettings {
+            servers: vec![node.cluster.dns.to_string()],
+            domain: node.cluster.domain.clone(),
+        },
         resolv_conf: "/etc/resolv.conf".into(),
         logs: agent::context::LogBounds::default(),
         server: Some(agent::Serve { listener, tls: Arc::new(tls) }),
@@ -82,7 +87,9 @@ pub(crate) async fn start(
 /// asked for is the only one that will do.
 async fn listen(asked: Option<SocketAddr>, node: &Node) -> anyhow::Result<TcpListener> {
     if let Some(address) = asked {
-        return TcpListener::bind(address).await.with_context(|| format!("listening on {address} (--agent-listen)"));
+        return TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listening on {address} (--agent-listen)"));
     }
     // The node's address may be that of a bridge that does not exist yet.
     let any = std::net::Ipv4Addr::UNSPECIFIED;
@@ -90,7 +97,11 @@ async fn listen(asked: Option<SocketAddr>, node: &Node) -> anyhow::Result<TcpLis
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             let listener = TcpListener::bind((any, 0)).await.context("listening for the agent's API")?;
-            warn!(port = listener.local_addr()?.port(), node = node.name, "port {PORT} is in use; the agent's API is on another one");
+            warn!(
+                port = listener.local_addr()?.port(),
+                node = node.name,
+                "port {PORT} is in use; the agent's API is on another one"
+            );
             Ok(listener)
         }
         Err(error) => Err(error).with_context(|| format!("listening on port {PORT} for the agent's API")),
@@ -144,7 +155,9 @@ impl Departures for ProxyDepartures {
         match tokio::time::timeout(PROXY_PATIENCE, self.tell(pod_uid, &addresses)).await {
             Ok(Ok(())) => {}
             // Without a proxy nobody is sent to the pod.
-            Ok(Err(error)) => tracing::debug!(error = %client::ErrorChain(&error), "the proxy is not there to be told"),
+            Ok(Err(error)) => {
+                tracing::debug!(error = %client::ErrorChain(&error), "the proxy is not there to be told")
+            }
             Err(_) => warn!(pod_uid, "the proxy does not answer; the pod ends without its word"),
         }
     }

@@ -33,8 +33,6 @@ pub(crate) enum Keep {
 pub(crate) struct ControlPlane {
     pub(crate) server: Arc<ApiServer>,
     pub(crate) pki: Pki,
-    /// Where the API is served.
-    pub(crate) url: String,
 }
 
 impl ControlPlane {
@@ -57,7 +55,8 @@ impl ControlPlane {
 
         let pair = pki.pair("apiserver", &server_subject(address, service_cidr, &args.tls_san))?;
         let tls = pair.server_config(pki.ca(), false).context("setting up TLS")?;
-        let client_pair = pki.pair("apiserver-agent-client", &subject("kube-apiserver-kubelet-client", "system:masters"))?;
+        let client_pair =
+            pki.pair("apiserver-agent-client", &subject("kube-apiserver-kubelet-client", "system:masters"))?;
         let agents = client_pair.client_config(pki.ca()).context("setting up TLS to the node agents")?;
         let store = open_store(instance, args, keep).await?;
         let config = apiserver::Config {
@@ -71,7 +70,7 @@ impl ControlPlane {
         group.spawn_infallible("API server", apiserver::serve(serving, listener, Arc::new(tls), stop));
         server.start().await.context("starting the API server")?;
         info!(%url, kubeconfig = %instance.kubeconfig().display(), "the API server is ready");
-        Ok(Self { server, pki, url })
+        Ok(Self { server, pki })
     }
 
     /// Starts the scheduler and the controllers.
@@ -83,7 +82,8 @@ impl ControlPlane {
         let running = informers.clone();
         group.spawn_infallible("informers", async move { running.run().await });
         let scheduler = self.client("system:kube-scheduler", &[]);
-        let options = scheduler::Options { informers: Some(informers.clone()), ..scheduler::Options::default() };
+        let options =
+            scheduler::Options { informers: Some(informers.clone()), ..scheduler::Options::default() };
         group.spawn("scheduler", scheduler::run(scheduler, options, stop.clone()));
         let options = controllers::Options { informers: Some(informers), ..controllers::Options::default() };
         group.spawn("controllers", controllers::run(controllers, options, stop));
@@ -95,13 +95,19 @@ impl ControlPlane {
     }
 }
 
-async fn open_store(instance: &Instance, args: &ControlPlaneArgs, keep: Keep) -> anyhow::Result<Arc<dyn Store>> {
+async fn open_store(
+    instance: &Instance,
+    args: &ControlPlaneArgs,
+    keep: Keep,
+) -> anyhow::Result<Arc<dyn Store>> {
     if keep == Keep::InMemory {
         return Ok(Arc::new(MemoryStore::new()));
     }
     if args.etcd_servers.is_empty() {
         let directory = instance.data_dir.join("store");
-        let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(directory, store::embedded::Options::default()));
+        let opened = tokio::task::spawn_blocking(move || {
+            EmbeddedStore::open(directory, store::embedded::Options::default())
+        });
         return Ok(Arc::new(opened.await?.context("opening the embedded store")?));
     }
     let read = |path: &Option<std::path::PathBuf>| {
@@ -110,9 +116,11 @@ async fn open_store(instance: &Instance, args: &ControlPlaneArgs, keep: Keep) ->
             .transpose()
     };
     let mut options = store::etcd::Options::new(&args.etcd_servers);
-    let (ca, certificate, key) = (read(&args.etcd_cafile)?, read(&args.etcd_certfile)?, read(&args.etcd_keyfile)?);
+    let (ca, certificate, key) =
+        (read(&args.etcd_cafile)?, read(&args.etcd_certfile)?, read(&args.etcd_keyfile)?);
     if ca.is_some() || certificate.is_some() {
-        options.tls = Some(store::etcd::Tls { ca, identity: certificate.zip(key), ..store::etcd::Tls::default() });
+        options.tls =
+            Some(store::etcd::Tls { ca, identity: certificate.zip(key), ..store::etcd::Tls::default() });
     }
     let etcd = EtcdStore::connect(options).await;
     Ok(Arc::new(etcd.with_context(|| format!("connecting to etcd at {}", args.etcd_servers.join(", ")))?))
@@ -139,9 +147,15 @@ pub(crate) fn subject(user: &str, group: &str) -> Subject {
 
 /// Everything that the server may be called.
 fn server_subject(address: SocketAddr, service_cidr: Ipv4Net, more: &[String]) -> Subject {
-    let mut dns_names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut dns_names: Vec<String> = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
     addresses.extend(service_cidr.hosts().next().map(IpAddr::V4));
     addresses.push(reachable(address).ip());

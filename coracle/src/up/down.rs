@@ -1,18 +1,20 @@
 //! `coracle down`: ends everything of an instance, and leaves the machine as it was. What is stored stays, so that the next
 //! `coracle up` brings the same cluster back.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use proxy::Control;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::node::Node;
 use crate::commands::say;
 use crate::flags::{ClusterArgs, InstanceArgs, NodeArgs};
-use crate::instance::Instance;
+use crate::instance::{Instance, Part};
 
 /// How long a process that was asked to end may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,7 +32,9 @@ pub(crate) struct DownArgs {
 pub(crate) async fn run(args: DownArgs) -> anyhow::Result<()> {
     let instance = Instance::new(&args.instance)?;
     let node = Node::new(&instance, &args.cluster, &args.node)?;
-    end_owner(&instance).await?;
+    // The node first: it tells the server what became of its pods for as long as there is one.
+    end_owner(&instance, Part::Node).await?;
+    end_owner(&instance, Part::ControlPlane).await?;
     let mut failures = Vec::new();
     note(&mut failures, "ending the pods", end_sandboxes(&instance, &node).await);
     note(&mut failures, "removing the control groups", remove_cgroups(&node.names.group));
@@ -57,13 +61,13 @@ fn note(failures: &mut Vec<String>, what: &str, result: anyhow::Result<()>) {
     }
 }
 
-/// Asks the process that owns the instance to end, and waits until it has.
-async fn end_owner(instance: &Instance) -> anyhow::Result<()> {
-    let Some(owner) = instance.owner() else { return Ok(()) };
+/// Asks the process that runs the part to end, and waits until it has.
+async fn end_owner(instance: &Instance, part: Part) -> anyhow::Result<()> {
+    let Some(owner) = instance.owner(part) else { return Ok(()) };
     let pid = Pid::from_raw(owner).context("the lock names no process")?;
     kill_process(pid, Signal::TERM).with_context(|| format!("ending process {owner}"))?;
     let instance = instance.clone();
-    let gone = tokio::task::spawn_blocking(move || instance.wait_for_lock());
+    let gone = tokio::task::spawn_blocking(move || instance.wait_for_lock(part));
     match tokio::time::timeout(PATIENCE, gone).await {
         Ok(result) => result?,
         Err(_) => bail!("process {owner} does not end; `kill -9 {owner}` ends it without loss"),
@@ -117,16 +121,22 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
 
 /// Waits until the processes of a control group have ended, all within [`PATIENCE`].
 fn wait_for_processes(group: &Path) -> anyhow::Result<()> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     let list = group.join("cgroup.procs");
     let text = std::fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
     for pid in text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
-        let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { continue };
-        let left = Timespec::try_from(deadline.saturating_duration_since(std::time::Instant::now()))?;
-        poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)).context("waiting for a process")?;
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        ended_by(&process, deadline)?;
     }
     Ok(())
+}
+
+/// Waits until the process has ended, or the deadline is over; answers whether it has ended. Blocks.
+fn ended_by(process: &OwnedFd, deadline: Instant) -> anyhow::Result<bool> {
+    let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()))?;
+    let ready =
+        poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left)).context("waiting for a process")?;
+    Ok(ready > 0)
 }
 
 async fn end_proxy(instance: &Instance) -> anyhow::Result<()> {
@@ -137,10 +147,13 @@ async fn end_proxy(instance: &Instance) -> anyhow::Result<()> {
     // One that was started a moment ago does not listen yet.
     for pid in proxies(instance) {
         let Some(process) = Pid::from_raw(pid) else { continue };
-        let Ok(handle) = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()) else { continue };
+        let Ok(handle) = pidfd_open(process, PidfdFlags::empty()) else { continue };
         kill_process(process, Signal::TERM).with_context(|| format!("ending process {pid}"))?;
-        let ended = tokio::io::unix::AsyncFd::with_interest(handle, tokio::io::Interest::READABLE)?;
-        tokio::time::timeout(PATIENCE, ended.readable()).await.with_context(|| format!("process {pid} does not end"))??.retain_ready();
+        let ended =
+            tokio::task::spawn_blocking(move || ended_by(&handle, Instant::now() + PATIENCE)).await??;
+        if !ended {
+            bail!("process {pid} does not end");
+        }
     }
     Ok(())
 }
@@ -168,11 +181,13 @@ async fn remove_network(node: &Node) -> anyhow::Result<()> {
 fn unmount_below(directories: &[&Path]) -> anyhow::Result<()> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
-    let mut ours: Vec<String> =
-        points.filter(|point| directories.iter().any(|directory| Path::new(point).starts_with(directory))).collect();
+    let mut ours: Vec<String> = points
+        .filter(|point| directories.iter().any(|directory| Path::new(point).starts_with(directory)))
+        .collect();
     ours.sort();
     for point in ours.iter().rev() {
-        rustix::mount::unmount(point.as_str(), rustix::mount::UnmountFlags::DETACH).with_context(|| point.clone())?;
+        rustix::mount::unmount(point.as_str(), rustix::mount::UnmountFlags::DETACH)
+            .with_context(|| point.clone())?;
     }
     Ok(())
 }
@@ -183,7 +198,9 @@ fn unescape(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {
         let code = (*first == b'\\').then(|| after.get(..3)).flatten();
-        let code = code.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        let code = code
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
         match code {
             Some(byte) => {
                 bytes.push(byte);

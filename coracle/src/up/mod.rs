@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::flags::{AgentArgs, ControlPlaneArgs, NodeArgs, ServerArgs, UpArgs};
-use crate::instance::Instance;
+use crate::instance::{Instance, Part};
 use control_plane::{ControlPlane, Keep};
 use node::{ClusterNetwork, Node};
 
@@ -29,11 +29,12 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub(crate) fn run_up(args: UpArgs) -> anyhow::Result<()> {
     let instance = Instance::new(&args.instance)?;
     instance.create_directories()?;
-    let _lock = instance.lock()?;
+    let _locks = instance.lock(&Part::ALL)?;
     let node = Node::new(&instance, &args.cluster, &args.node)?;
     run(async |group: &mut TaskGroup| {
         let control_plane =
-            ControlPlane::start(&instance, &args.control_plane, node.cluster.services, Keep::OnDisk, group).await?;
+            ControlPlane::start(&instance, &args.control_plane, node.cluster.services, Keep::OnDisk, group)
+                .await?;
         control_plane.start_controllers(group);
         start_agent(&instance, &node, &args.node, &control_plane, group).await?;
         Ok(Some(control_plane.server))
@@ -45,7 +46,9 @@ pub(crate) fn run_up(args: UpArgs) -> anyhow::Result<()> {
 pub(crate) fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     let instance = Instance::new(&args.instance)?;
     instance.create_directories()?;
-    let _lock = instance.lock()?;
+    // Without a server, this process is one for its own manifests.
+    let parts: &[Part] = if args.kubeconfig.is_some() { &[Part::Node] } else { &Part::ALL };
+    let _locks = instance.lock(parts)?;
     let node = Node::new(&instance, &args.cluster, &args.node)?;
     run(async |group: &mut TaskGroup| match &args.kubeconfig {
         Some(kubeconfig) => {
@@ -56,7 +59,9 @@ pub(crate) fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         }
         None => {
             if args.node.manifests.is_none() && args.node.manifest_url.is_none() {
-                bail!("nothing to run: give --manifests DIR, --manifest-url URL, or the --kubeconfig of a cluster");
+                bail!(
+                    "nothing to run: give --manifests DIR, --manifest-url URL, or the --kubeconfig of a cluster"
+                );
             }
             let flags = ControlPlaneArgs::local(instance.local_port().await);
             let control_plane =
@@ -84,19 +89,27 @@ async fn start_agent(
 pub(crate) fn run_server(args: ServerArgs) -> anyhow::Result<()> {
     let instance = Instance::new(&args.instance)?;
     instance.create_directories()?;
-    let _lock = instance.lock()?;
+    let _locks = instance.lock(&[Part::ControlPlane])?;
     let network = ClusterNetwork::new(&args.cluster)?;
     run(async |group: &mut TaskGroup| {
-        let control_plane = ControlPlane::start(&instance, &args.control_plane, network.services, Keep::OnDisk, group).await?;
+        let control_plane =
+            ControlPlane::start(&instance, &args.control_plane, network.services, Keep::OnDisk, group)
+                .await?;
         control_plane.start_controllers(group);
         Ok(Some(control_plane.server))
     })
 }
 
 /// Builds the parts in a group of tasks, then waits until the process is asked to end or a part fails.
-fn run(build: impl AsyncFnOnce(&mut TaskGroup) -> anyhow::Result<Option<Arc<ApiServer>>>) -> anyhow::Result<()> {
+fn run(
+    build: impl AsyncFnOnce(&mut TaskGroup) -> anyhow::Result<Option<Arc<ApiServer>>>,
+) -> anyhow::Result<()> {
     raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("starting threads")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting threads")?;
     let result = runtime.block_on(async {
         let asked = signals::asked_to_end();
         let mut group = TaskGroup::new(CancellationToken::new());
@@ -141,7 +154,8 @@ fn run(build: impl AsyncFnOnce(&mut TaskGroup) -> anyhow::Result<Option<Arc<ApiS
 pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
         tracing::warn!(%error, "the limit on open files stays as it is");
     }
 }

@@ -35,10 +35,13 @@ pub(crate) struct Node {
 impl ClusterNetwork {
     pub(crate) fn new(args: &ClusterArgs) -> anyhow::Result<Self> {
         let range = |flag: &str, text: &str| -> anyhow::Result<Ipv4Net> {
-            let range: Ipv4Net = text.parse().with_context(|| format!("{flag} {text:?} is not a range such as 10.42.0.0/16"))?;
+            let range: Ipv4Net = text
+                .parse()
+                .with_context(|| format!("{flag} {text:?} is not a range such as 10.42.0.0/16"))?;
             Ok(range.trunc())
         };
-        let (pods, services) = (range("--pod-cidr", &args.pod_cidr)?, range("--service-cidr", &args.service_cidr)?);
+        let (pods, services) =
+            (range("--pod-cidr", &args.pod_cidr)?, range("--service-cidr", &args.service_cidr)?);
         if pods.contains(&services) || services.contains(&pods) {
             bail!("--pod-cidr {pods} and --service-cidr {services} overlap");
         }
@@ -48,7 +51,10 @@ impl ClusterNetwork {
         let dns = match args.cluster_dns {
             Some(dns) if services.contains(&dns) => dns,
             Some(dns) => bail!("--cluster-dns {dns} is not in --service-cidr {services}"),
-            None => services.hosts().nth(9).with_context(|| format!("--service-cidr {services} has fewer than ten addresses"))?,
+            None => services
+                .hosts()
+                .nth(9)
+                .with_context(|| format!("--service-cidr {services} has fewer than ten addresses"))?,
         };
         Ok(Self { pods, services, dns, domain: args.cluster_domain.clone() })
     }
@@ -79,7 +85,11 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             source,
             node_name: self.name.clone(),
-            node_addresses: vec![self.address.into(), self.network.gateway().into(), Ipv4Addr::LOCALHOST.into()],
+            node_addresses: vec![
+                self.address.into(),
+                self.network.gateway().into(),
+                Ipv4Addr::LOCALHOST.into(),
+            ],
             run_dir: instance.proxy_dir(),
             table_file: instance.data_dir.join("proxy-table.json"),
             network: self.network.clone(),

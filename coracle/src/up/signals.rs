@@ -18,11 +18,18 @@ pub(crate) async fn asked_to_end() -> anyhow::Result<&'static str> {
 
 /// The same for a program that has no runtime of its own at hand: cancels the token.
 pub(crate) fn cancel_when_asked(token: CancellationToken) -> anyhow::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("listening for signals")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("listening for signals")?;
     let wait = move || {
         if runtime.block_on(asked_to_end()).is_ok() {
             token.cancel();
         }
     };
-    std::thread::Builder::new().name("signals".to_owned()).stack_size(64 << 10).spawn(wait).context("starting a thread")
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .stack_size(64 << 10)
+        .spawn(wait)
+        .context("starting a thread")
 }

@@ -29,13 +29,22 @@ impl InProcess {
 }
 
 impl Transport for InProcess {
-    fn send(&self, request: Request<Bytes>) -> BoxFuture<'static, Result<Response<client::Body>, TransportError>> {
+    fn send(
+        &self,
+        request: Request<Bytes>,
+    ) -> BoxFuture<'static, Result<Response<client::Body>, TransportError>> {
         let (server, identity) = (Arc::clone(&self.server), self.identity.clone());
         Box::pin(async move {
             let (method, path) = (request.method().clone(), request.uri().to_string());
             let response = server.handle(request.map(Body::from), identity).await;
             Ok(response.map(|body| {
-                body.into_stream().map_err(move |source| TransportError { method: method.clone(), path: path.clone(), source }).boxed()
+                body.into_stream()
+                    .map_err(move |source| TransportError {
+                        method: method.clone(),
+                        path: path.clone(),
+                        source,
+                    })
+                    .boxed()
             }))
         })
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{
-    Endpoint, Entrance, Forward, NamedEndpoint, NamedPort, Names, Place, Service, ServiceKind, ServiceName,
-    ServicePort, Slice, SliceKey, Table,
+    Endpoint, Entrance, Forward, NamedEndpoint, NamedPort, Names, Place, Protocol, Service, ServiceKind,
+    ServiceName, ServicePort, Slice, SliceKey, Table,
 };
 
 /// What else the table depends on.
@@ -15,6 +15,9 @@ pub struct Context<'a> {
     pub node_name: &'a str,
     /// Pods that the agent is about to stop. They count as terminating before the server says so.
     pub leaving: &'a BTreeSet<String>,
+    /// Where this node reaches the API server: behind the service `kubernetes` while nobody says what is. A server that
+    /// listens on loopback cannot say so itself, because that address means something else everywhere else.
+    pub api_server: Option<SocketAddr>,
 }
 
 /// The whole table.
@@ -53,7 +56,12 @@ fn forwards(
 ) -> Vec<(Entrance, Forward)> {
     let mut found = Vec::new();
     let mut add = |place, address: IpAddr, port_number, local| {
-        let backends = backends(port, slices, address.is_ipv4(), local, context);
+        let backends = match context.api_server {
+            Some(server) if slices.is_empty() && is_kubernetes(name) && port.protocol == Protocol::Tcp => {
+                vec![server]
+            }
+            _ => backends(port, slices, address.is_ipv4(), local, context),
+        };
         if !backends.is_empty() {
             let entrance = Entrance { place, protocol: port.protocol, address, port: port_number };
             let forward =
@@ -68,6 +76,11 @@ fn forwards(
         add(Place::Node, IpAddr::V4(Ipv4Addr::UNSPECIFIED), node_port, service.external_local);
     }
     found
+}
+
+/// The service that stands for the API server.
+fn is_kubernetes(name: &ServiceName) -> bool {
+    name.namespace == "default" && name.name == "kubernetes"
 }
 
 /// The endpoints that take new connections: the ready ones, or, when there are none, those that still serve while they

@@ -55,6 +55,23 @@ fn ready_endpoints_in_order_each_once() {
 }
 
 #[test]
+fn the_api_server_is_behind_its_service_while_nobody_says_what_is() {
+    let kubernetes = || {
+        service("kubernetes", json!({"clusterIP": "10.43.0.1", "ports": [{"name": "https", "port": 443}]}))
+    };
+    let table = compiled([kubernetes()], [], &[]);
+    assert_eq!(lines(&table), ["Services tcp 10.43.0.1:443 -> 127.0.0.1:6443"]);
+    let said = slice(
+        "kubernetes",
+        "kubernetes",
+        json!([{"name": "https", "port": 6443}]),
+        json!([{"addresses": ["192.0.2.4"]}]),
+    );
+    let table = compiled([kubernetes()], [said], &[]);
+    assert_eq!(lines(&table), ["Services tcp 10.43.0.1:443 -> 192.0.2.4:6443"]);
+}
+
+#[test]
 fn no_endpoints_no_entrance() {
     check(json!({}), json!([]), &[], &[]);
     check(json!({}), json!([{"addresses": ["10.42.0.2"], "conditions": {"ready": false}}]), &[], &[]);

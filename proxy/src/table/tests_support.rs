@@ -36,7 +36,11 @@ pub(crate) fn compiled(
     let leaving: BTreeSet<String> = leaving.iter().map(|uid| (*uid).to_owned()).collect();
     let (services, slices): (BTreeMap<_, _>, BTreeMap<_, _>) =
         (services.into_iter().collect(), slices.into_iter().collect());
-    compile(&services, &slices, Context { node_name: "here", leaving: &leaving })
+    compile(
+        &services,
+        &slices,
+        Context { node_name: "here", leaving: &leaving, api_server: Some("127.0.0.1:6443".parse().unwrap()) },
+    )
 }
 
 /// One of everything.
