@@ -37,10 +37,12 @@ impl Event {
         self.now.as_ref().or(self.before.as_ref()).map_or("", |object| object.key())
     }
 
-    /// Bytes that are kept alive because of this event, roughly. The state before is usually counted by the event that
-    /// made it.
+    /// Bytes that are kept alive because of this event, roughly: the state before, which nobody else has any more. The
+    /// state now is in the cache, or is the state before of a later event.
     pub(crate) fn weight(&self) -> usize {
-        160 + self.now.as_ref().map_or(0, |object| object.weight())
+        let before = self.before.as_ref().map_or(0, |object| object.weight());
+        // A deletion is encoded anew for its watchers, because it has a revision of its own.
+        160 + if self.now.is_some() { before } else { 2 * before }
     }
 
     /// How the event looks through a filter, if it is seen at all.

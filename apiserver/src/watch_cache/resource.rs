@@ -188,7 +188,7 @@ impl ResourceCache {
 
     /// Forgets events that are old.
     pub(crate) fn tidy(&self, now: Instant) {
-        self.write().ring.trim(now);
+        self.write().ring.tidy(now);
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<Arc<Object>> {

@@ -10,14 +10,17 @@ use super::event::Event;
 use crate::object::Object;
 
 /// At most this many events are kept.
-const MAX_EVENTS: usize = 4096;
-/// At most this many bytes are kept alive by events.
-const MAX_BYTES: usize = 1 << 20;
-/// Events older than this go when newer ones come, or when somebody tidies up. Clients that reconnect do so within seconds, and bookmarks move
-/// quiet ones forward.
+const MAX_EVENTS: usize = 1 << 16;
+/// At most this many bytes are kept alive by events. It is what a healthy watcher may fall behind while others write as
+/// fast as they can; a cluster at rest keeps none of it for longer than [`MAX_AGE`].
+const MAX_BYTES: usize = 8 << 20;
+/// Events older than this go when newer ones come, or when somebody tidies up. Clients that reconnect do so within
+/// seconds, and bookmarks move quiet ones forward.
 const MAX_AGE: Duration = Duration::from_secs(300);
-/// So many are kept whatever their age: they cost next to nothing.
+/// So many are kept whatever their age, unless they are large: they cost next to nothing.
 const ALWAYS_KEPT: usize = 16;
+/// What that may cost.
+const ALWAYS_KEPT_BYTES: usize = 32 << 10;
 
 /// Events after `floor`, oldest first.
 #[derive(Debug)]
@@ -55,6 +58,12 @@ impl Ring {
         }
     }
 
+    /// The same, and gives the memory of the list itself back after a busy time.
+    pub(crate) fn tidy(&mut self, now: Instant) {
+        self.trim(now);
+        self.events.shrink_to(2 * self.events.len().max(ALWAYS_KEPT));
+    }
+
     fn over(&self, now: Instant) -> bool {
         let count = self.events.len();
         if count > MAX_EVENTS || (self.bytes > MAX_BYTES && count > 1) {
@@ -62,7 +71,8 @@ impl Ring {
         }
         // Events of the newest revision stay together: the floor is a whole revision.
         let old = |(at, _): &(Instant, Arc<Event>)| now.duration_since(*at) > MAX_AGE;
-        count > ALWAYS_KEPT && self.events.front().is_some_and(old)
+        let cheap = count <= ALWAYS_KEPT && self.bytes <= ALWAYS_KEPT_BYTES;
+        !cheap && self.events.front().is_some_and(old)
     }
 
     /// At most `limit` events after a revision.
@@ -134,18 +144,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn number_size_and_age_are_bounded() {
+        // Objects that are still there cost the ring nothing; their number is bounded all the same.
         let mut ring = Ring::new(1);
-        for revision in 2..=5001 {
+        for revision in 2..=70_000 {
             ring.push(Instant::now(), put("a", revision, None));
         }
-        assert!(ring.events.len() <= MAX_EVENTS);
+        assert!(ring.events.len() <= MAX_EVENTS && ring.events.len() > 20_000, "{}", ring.events.len());
         assert_eq!(ring.events.front().map(|(_, event)| event.revision), Some(ring.floor + 1));
 
+        // What was replaced is kept alive by the ring alone.
         let mut ring = Ring::new(1);
-        for revision in 2..=9 {
-            ring.push(Instant::now(), Event::new(revision, Some(object("a", revision, 400_000)), None));
+        let mut before = None;
+        for revision in 2..=29 {
+            let now = object("a", revision, 1_000_000);
+            ring.push(Instant::now(), Event::new(revision, Some(now.clone()), before.replace(now)));
         }
-        assert_eq!(ring.events.len(), 2);
+        assert_eq!(ring.events.len(), 8);
+        tokio::time::advance(MAX_AGE * 2).await;
+        ring.tidy(Instant::now());
+        assert_eq!((ring.events.len(), ring.bytes, ring.floor), (0, 0, 29));
 
         let mut ring = Ring::new(1);
         for revision in 2..=101 {
@@ -157,6 +174,8 @@ mod tests {
         tokio::time::advance(MAX_AGE).await;
         ring.push(Instant::now(), put("a", 102, None));
         assert_eq!((ring.events.len(), ring.floor), (ALWAYS_KEPT, 86));
+        ring.tidy(Instant::now());
+        assert!(ring.events.capacity() <= 4 * ALWAYS_KEPT, "{}", ring.events.capacity());
     }
 
     #[tokio::test(start_paused = true)]

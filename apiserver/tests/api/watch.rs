@@ -29,6 +29,24 @@ async fn a_watch_shows_every_change() {
     events.quiet().await;
 }
 
+/// A watcher that is busy while others write is not sent away: what it has missed is still there when it reads on.
+#[tokio::test]
+async fn a_burst_of_writes_does_not_lose_a_healthy_watcher() {
+    let cluster = Cluster::start().await;
+    let mut map = config_map("a", json!({}));
+    map["data"]["text"] = "x".repeat(4000).into();
+    let made = cluster.post(MAPS, map.clone()).await.expect(201);
+    let mut events = cluster.watch(&format!("{MAPS}?watch=1&resourceVersion={}", version(&made))).await;
+    for n in 0..1000 {
+        map["data"]["n"] = n.to_string().into();
+        cluster.put(&format!("{MAPS}/a"), map.clone()).await.expect(200);
+    }
+    for n in 0..1000 {
+        let (kind, object) = events.next().await.expect("an event");
+        assert_eq!((kind.as_str(), &object["data"]["n"]), ("MODIFIED", &json!(n.to_string())), "{object:#}");
+    }
+}
+
 #[tokio::test]
 async fn selectors_make_objects_come_and_go() {
     let cluster = Cluster::start().await;
@@ -70,7 +88,7 @@ async fn initial_events_end_with_a_marked_bookmark() {
 /// Changes an object so that its events push older ones out of the ring.
 async fn churn(cluster: &Cluster, name: &str, times: usize) {
     for n in 0..times {
-        let patch = json!({"data": {"n": n.to_string(), "big": "x".repeat(100_000)}});
+        let patch = json!({"data": {"n": n.to_string(), "big": "x".repeat(900_000)}});
         cluster.patch(&format!("{MAPS}/{name}"), "merge", patch).await.expect(200);
     }
 }
@@ -106,7 +124,8 @@ async fn what_is_too_old_is_said_to_be() {
 
 #[tokio::test]
 async fn chunks_go_on_from_the_history_of_the_store() {
-    let cluster = Cluster::start().await;
+    let options = Options { history_bytes: 64 << 20, ..Options::default() };
+    let cluster = Cluster::over(Arc::new(MemoryStore::with_options(options))).await;
     for name in ["a", "b", "c", "d"] {
         cluster.post(MAPS, config_map(name, json!({"l": name}))).await.expect(201);
     }
@@ -192,12 +211,14 @@ async fn a_watcher_that_does_not_read_is_sent_away() {
     let cluster = Cluster::start().await;
     let mut slow = cluster.watch(&format!("{MAPS}?watch=1")).await;
     let mut quick = cluster.watch(&format!("{MAPS}?watch=1")).await;
-    let text = "x".repeat(100_000);
+    let mut object = config_map("a", json!({}));
+    cluster.post(MAPS, object.clone()).await.expect(201);
+    assert_eq!(quick.named().await.0, "ADDED");
+    let text = "x".repeat(900_000);
     for n in 0..30 {
-        let mut object = config_map(&format!("m{n}"), json!({}));
-        object["data"]["k"] = text.as_str().into();
-        cluster.post(MAPS, object).await.expect(201);
-        assert_eq!(quick.named().await.0, "ADDED");
+        object["data"]["k"] = format!("{n}{text}").into();
+        cluster.put(&format!("{MAPS}/a"), object.clone()).await.expect(200);
+        assert_eq!(quick.named().await.0, "MODIFIED");
     }
     let (kind, status) = slow.next().await.expect("an event");
     assert_eq!((kind.as_str(), &status["code"]), ("ERROR", &json!(410)));
