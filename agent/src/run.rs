@@ -37,9 +37,10 @@ use crate::pods::{Pods, Registry};
 use crate::probe::HttpProber;
 use crate::server;
 use crate::sources::file::{FileSource, Problem};
+use crate::sources::manifest::ObjectId;
 use crate::sources::merge::{Desired, merge};
 use crate::sources::url::UrlSource;
-use crate::sources::{Source, Wanted, api};
+use crate::sources::{Objects, Source, Wanted, api};
 
 /// How long the parts may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -75,6 +76,8 @@ pub struct Config {
     pub manifests: Option<PathBuf>,
     /// Manifests at a URL.
     pub manifest_url: Option<ManifestUrl>,
+    /// Who writes objects of other kinds from the manifests to the control plane, if anybody does.
+    pub objects: Option<watch::Sender<Objects>>,
     /// The cluster's DNS.
     pub dns: DnsSettings,
     /// The node's own resolver configuration.
@@ -250,7 +253,7 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
         );
     }
     let (desired, desires) = watch::channel(Desired::default());
-    group.spawn_infallible("merging sources", follow_sources(sources, desired, stop.clone()));
+    group.spawn_infallible("merging sources", follow_sources(sources, desired, config.objects, stop.clone()));
     let pods = Pods::new(context, registry, stop).await;
     group.spawn_infallible("pods", pods.run(desires));
     Ok(())
@@ -264,18 +267,36 @@ fn trim_service(service: &mut Service) {
     service.metadata.labels = None;
 }
 
+/// A node of somebody else's cluster does not write that cluster's objects.
+fn complain(objects: &Objects) {
+    for object in &objects.objects {
+        let id = ObjectId::of(object);
+        tracing::warn!(place = object.source(), object = %id, "only pods can run from the manifests of a node of a cluster");
+    }
+}
+
 /// Merges what the sources want, whenever one of them wants something else.
 async fn follow_sources(
     mut sources: Vec<(Source, watch::Receiver<Wanted>)>,
     desired: watch::Sender<Desired>,
+    writer: Option<watch::Sender<Objects>>,
     stop: CancellationToken,
 ) {
+    let mut objects = Objects::default();
     loop {
         let wanted: Vec<(Source, Wanted)> = sources
             .iter_mut()
             .map(|(source, wanted)| (*source, wanted.borrow_and_update().clone()))
             .collect();
         desired.send_replace(merge(wanted.iter().map(|(source, wanted)| (*source, wanted))));
+        let next = Objects::merge(&wanted);
+        if !next.is_same(&objects) {
+            match &writer {
+                Some(writer) => drop(writer.send_replace(next.clone())),
+                None => complain(&next),
+            }
+            objects = next;
+        }
         let changed = sources.iter_mut().map(|(_, wanted)| {
             Box::pin(async move {
                 if wanted.changed().await.is_err() {

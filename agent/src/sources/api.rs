@@ -28,7 +28,11 @@ pub async fn run(
     let copy = Checkpoint { dir: checkpoint };
     let mut pods: BTreeMap<String, Arc<Pod>> = copy.read();
     if !pods.is_empty() {
-        wanted.send_replace(Wanted { ready: false, pods: pods.values().cloned().collect() });
+        wanted.send_replace(Wanted {
+            ready: false,
+            pods: pods.values().cloned().collect(),
+            ..Wanted::default()
+        });
     }
     let params = Params::default().fields(format!("spec.nodeName={node}"));
     let mut watcher = Watcher::new(client.all::<Pod>(), params);
@@ -45,7 +49,11 @@ pub async fn run(
             Event::Applied(pod) => drop(pods.insert(uid(&pod).to_owned(), trimmed(pod))),
             Event::Deleted(pod) => drop(pods.remove(uid(&pod))),
         }
-        wanted.send_replace(Wanted { ready: true, pods: pods.values().cloned().collect() });
+        wanted.send_replace(Wanted {
+            ready: true,
+            pods: pods.values().cloned().collect(),
+            ..Wanted::default()
+        });
         copy.follow(&before, &pods).await;
     }
 }

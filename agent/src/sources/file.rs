@@ -178,10 +178,7 @@ impl FileSource {
         file.goes_at = None;
         match result {
             Ok(manifest) => {
-                for other in &manifest.others {
-                    tracing::warn!(%place, object = other, "only a control plane can do something with this object");
-                }
-                file.good = keep_same(manifest, &file.good);
+                file.good = manifest::keep_same(manifest, &file.good);
                 file.problem = None;
             }
             Err(message) => {
@@ -195,29 +192,19 @@ impl FileSource {
     }
 }
 
-/// A file that was written again with the same content changes nothing.
-fn keep_same(mut new: Manifest, old: &Manifest) -> Manifest {
-    for pod in &mut new.pods {
-        if let Some(same) = old.pods.iter().find(|other| other.metadata.uid == pod.metadata.uid) {
-            *pod = same.clone();
-        }
-    }
-    new
-}
-
 fn publish(files: &BTreeMap<PathBuf, FileState>, wanted: &watch::Sender<Wanted>) {
     let (pods, left_out) = manifest::unique(files.values().map(|file| &file.good));
-    for name in left_out {
-        tracing::warn!(pod = %name, "defined in several files; the first one counts");
-    }
+    let (objects, objects_left_out) = manifest::unique_objects(files.values().map(|file| &file.good));
+    let next = Wanted { ready: true, pods, objects };
     wanted.send_if_modified(|old| {
-        let same = old.ready
-            && old.pods.len() == pods.len()
-            && old.pods.iter().zip(&pods).all(|(a, b)| std::sync::Arc::ptr_eq(a, b));
-        if !same {
-            *old = Wanted { ready: true, pods };
+        let changed = !old.is_same(&next);
+        if changed {
+            for name in left_out.iter().chain(&objects_left_out) {
+                tracing::warn!(%name, "defined in several files; the first one counts");
+            }
+            *old = next;
         }
-        !same
+        changed
     });
 }
 

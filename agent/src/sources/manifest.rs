@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use manifests::decode::FieldValidation;
 use manifests::k8s_openapi::api::core::v1::{Pod, PodStatus, Toleration};
 use manifests::yaml::{self, Document};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::Source;
@@ -43,13 +44,47 @@ pub enum ManifestError {
     },
 }
 
+/// Which object a document is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectId {
+    /// Group and version.
+    pub api_version: String,
+    /// Kind.
+    pub kind: String,
+    /// Namespace, whether or not the kind has any: what the file says, or `default`.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectId {
+    /// Of a document that has passed [`read`].
+    pub fn of(document: &Document) -> Self {
+        let meta = &document.value["metadata"];
+        let text = |field: &str| meta[field].as_str().filter(|text| !text.is_empty());
+        Self {
+            api_version: document.api_version().to_owned(),
+            kind: document.kind().to_owned(),
+            namespace: text("namespace").unwrap_or("default").to_owned(),
+            name: text("name").unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
 /// What a manifest defines.
 #[derive(Debug, Clone, Default)]
 pub struct Manifest {
     /// Its pods.
     pub pods: Vec<Arc<Pod>>,
-    /// Objects of other kinds, which only a control plane can do something with: `Service default/web`.
-    pub others: Vec<String>,
+    /// Objects of other kinds, which only a control plane can do something with.
+    pub others: Vec<Arc<Document>>,
 }
 
 /// Reads all pods of a manifest.
@@ -68,8 +103,15 @@ pub fn read(origin: Origin<'_>, bytes: &[u8], seen: Timestamp) -> Result<Manifes
             ("", _) => return Err(document.error("apiVersion", "apiVersion is missing").into()),
             (_, "") => return Err(document.error("kind", "kind is missing").into()),
             (_, kind) => {
-                let name = document.value["metadata"]["name"].as_str().unwrap_or_default();
-                manifest.others.push(format!("{kind} {name}"));
+                if document.value["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
+                    return Err(document.error("metadata.name", "metadata.name: Required value").into());
+                }
+                let id = ObjectId::of(&document);
+                if manifest.others.iter().any(|other| ObjectId::of(other) == id) {
+                    let name = format!("{kind} {}", id.name);
+                    return Err(document.error("metadata.name", format!("{name} is defined twice")).into());
+                }
+                manifest.others.push(Arc::new(document));
             }
         }
     }
@@ -131,6 +173,36 @@ fn hash(origin: Origin<'_>, document: &Document) -> String {
     })
 }
 
+/// Keeps the very values of what was read before where nothing changed, so that only changes are seen as such.
+pub fn keep_same(mut new: Manifest, old: &Manifest) -> Manifest {
+    for pod in &mut new.pods {
+        if let Some(same) = old.pods.iter().find(|other| other.metadata.uid == pod.metadata.uid) {
+            *pod = same.clone();
+        }
+    }
+    for object in &mut new.others {
+        if let Some(same) = old.others.iter().find(|other| other.value == object.value) {
+            *object = same.clone();
+        }
+    }
+    new
+}
+
+/// Objects of several manifests, the first definition of an object winning. Also says which were left out.
+pub fn unique_objects<'a>(
+    manifests: impl IntoIterator<Item = &'a Manifest>,
+) -> (Vec<Arc<Document>>, Vec<String>) {
+    let mut objects = BTreeMap::new();
+    let mut left_out = Vec::new();
+    for object in manifests.into_iter().flat_map(|manifest| &manifest.others) {
+        match objects.entry(ObjectId::of(object)) {
+            Entry::Vacant(free) => drop(free.insert(object.clone())),
+            Entry::Occupied(taken) => left_out.push(format!("{} in {}", taken.key(), object.source())),
+        }
+    }
+    (objects.into_values().collect(), left_out)
+}
+
 /// Pods of several manifests, the first definition of a pod winning. Also says which were left out.
 pub fn unique<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> (Vec<Arc<Pod>>, Vec<String>) {
     let mut pods = BTreeMap::new();
@@ -188,7 +260,10 @@ mod tests {
         );
         let manifest = check(&text).unwrap();
         assert_eq!(manifest.pods.len(), 2);
-        assert_eq!(manifest.others, ["Service s"]);
+        assert_eq!(
+            manifest.others.iter().map(|other| ObjectId::of(other).to_string()).collect::<Vec<_>>(),
+            ["Service default/s"]
+        );
         let list = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: x}, spec: {containers: [{name: a, image: i}]}}\n";
         assert_eq!(check(list).unwrap().pods.len(), 1);
     }
@@ -201,6 +276,7 @@ mod tests {
             (&WEB.replace("name: web", "name: Web_"), "/m/web.yaml:3:"),
             (&format!("{WEB}---\n{WEB}"), "/m/web.yaml: pod web-node-1_default is defined twice"),
             ("kind: Pod\n", "/m/web.yaml:1:"),
+            ("apiVersion: v1\nkind: Service\nmetadata:\n  labels: {}\n", "/m/web.yaml:"),
         ] {
             let error = check(text).unwrap_err();
             assert!(error.starts_with(place), "{error}");

@@ -108,7 +108,7 @@ mod tests {
     }
 
     fn wanted(pods: &[&Arc<Pod>]) -> Wanted {
-        Wanted { ready: true, pods: pods.iter().map(|pod| (*pod).clone()).collect() }
+        Wanted { ready: true, pods: pods.iter().map(|pod| (*pod).clone()).collect(), ..Wanted::default() }
     }
 
     fn lines(changes: &[Change]) -> String {

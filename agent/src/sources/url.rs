@@ -54,12 +54,14 @@ impl UrlSource {
     ) {
         let mut validators = HeaderMap::new();
         let mut last_problem = None;
+        let mut good = Manifest::default();
         loop {
             match self.fetch(&client, &mut validators).await {
                 Ok(Some(manifest)) => {
                     last_problem = None;
-                    let (pods, _) = manifest::unique([&manifest]);
-                    wanted.send_replace(Wanted { ready: true, pods: keep_same(pods, &wanted.borrow().pods) });
+                    good = manifest::keep_same(manifest, &good);
+                    let (pods, _) = manifest::unique([&good]);
+                    wanted.send_replace(Wanted { ready: true, pods, objects: good.others.clone() });
                 }
                 Ok(None) => last_problem = None,
                 Err(error) => {
@@ -114,16 +116,4 @@ impl UrlSource {
         *validators = next;
         Ok(Some(manifest))
     }
-}
-
-fn keep_same(
-    mut new: Vec<std::sync::Arc<manifests::k8s_openapi::api::core::v1::Pod>>,
-    old: &[std::sync::Arc<manifests::k8s_openapi::api::core::v1::Pod>],
-) -> Vec<std::sync::Arc<manifests::k8s_openapi::api::core::v1::Pod>> {
-    for pod in &mut new {
-        if let Some(same) = old.iter().find(|other| other.metadata.uid == pod.metadata.uid) {
-            *pod = same.clone();
-        }
-    }
-    new
 }

@@ -112,6 +112,7 @@ impl Bench {
             images: Arc::new(StoreImages::new(self.images.clone())),
             departures: Arc::new(NoProxy),
             services: None,
+            objects: None,
             manifests: Some(self.path("manifests")),
             manifest_url: None,
             dns: Default::default(),

@@ -5,11 +5,11 @@ use clap::Args;
 use http::Method;
 use manifests::strategic;
 use manifests::yaml::Position;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::resources::query;
 use super::three_way::{self, LAST_APPLIED};
-use super::{FileArgs, Manifest, Resource, Session, say};
+use super::{FileArgs, Manifest, Session, say};
 use crate::flags::ApiArgs;
 
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ async fn apply(session: &Session, manifest: &Manifest, dry_run: bool) -> anyhow:
     let path = resource.object(namespace, &manifest.name);
     let suffix = if dry_run { " (server dry run)" } else { "" };
     let title = resource.title(&manifest.name);
-    let desired = annotated(&manifest.object, resource, namespace)?;
+    let desired = three_way::annotated(&manifest.object, resource.namespaced, namespace)?;
     let options = query(&[
         ("fieldManager", Some("coracle-apply")),
         ("fieldValidation", Some("Strict")),
@@ -111,23 +111,4 @@ fn differs(before: &Value, after: &Value) -> bool {
         object
     };
     content(before) != content(after)
-}
-
-/// The object with its namespace, and with itself as the annotation that the next apply compares with.
-fn annotated(object: &Value, resource: &Resource, namespace: &str) -> anyhow::Result<Value> {
-    let mut object = object.clone();
-    if resource.namespaced {
-        object["metadata"]["namespace"] = namespace.into();
-    }
-    let metadata = object["metadata"].as_object_mut().context("metadata is not a map")?;
-    match metadata.entry("annotations").or_insert_with(|| json!({})) {
-        Value::Object(annotations) => annotations.remove(LAST_APPLIED),
-        other => {
-            *other = json!({});
-            None
-        }
-    };
-    let text = serde_json::to_string(&object)? + "\n";
-    object["metadata"]["annotations"][LAST_APPLIED] = text.into();
-    Ok(object)
 }

@@ -14,10 +14,10 @@ pub(crate) mod wait;
 mod files;
 mod jsonpath;
 mod output;
-mod resources;
-mod session;
+pub(crate) mod resources;
+pub(crate) mod session;
 mod targets;
-mod three_way;
+pub(crate) mod three_way;
 
 pub(crate) use files::{FileArgs, Manifest};
 pub(crate) use resources::Resource;

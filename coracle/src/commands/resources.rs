@@ -94,9 +94,13 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 
 /// Asks the server for its resources: two requests.
 pub(crate) async fn discover(client: &Client) -> anyhow::Result<Catalogue> {
+    ask(client).await.context("asking the server what it serves")
+}
+
+/// The same, for those who must know what kind of failure it was.
+pub(crate) async fn ask(client: &Client) -> Result<Catalogue, client::Error> {
     let ask = |path| client.json::<Value>(request(Method::GET, path, None, AGGREGATED));
-    let (core, groups) =
-        try_join(ask("/api"), ask("/apis")).await.context("asking the server what it serves")?;
+    let (core, groups) = try_join(ask("/api"), ask("/apis")).await?;
     Ok(Catalogue([core, groups].iter().flat_map(parse).collect()))
 }
 

@@ -14,6 +14,30 @@ pub(crate) fn patch(type_name: &str, last: &Value, desired: &Value) -> Value {
     object(type_name, last.as_object(), desired.as_object().unwrap_or(&Map::new())).into()
 }
 
+/// The document has no map of metadata.
+#[derive(Debug, thiserror::Error)]
+#[error("metadata is not a map")]
+pub(crate) struct NotAnObject;
+
+/// The object with its namespace, and with itself as the annotation that the next apply compares with.
+pub(crate) fn annotated(object: &Value, namespaced: bool, namespace: &str) -> Result<Value, NotAnObject> {
+    let mut object = object.clone();
+    let metadata = object.get_mut("metadata").and_then(Value::as_object_mut).ok_or(NotAnObject)?;
+    if namespaced {
+        metadata.insert("namespace".to_owned(), namespace.into());
+    }
+    match metadata.entry("annotations").or_insert_with(|| json!({})) {
+        Value::Object(annotations) => annotations.remove(LAST_APPLIED),
+        other => {
+            *other = json!({});
+            None
+        }
+    };
+    let text = object.to_string() + "\n";
+    object["metadata"]["annotations"][LAST_APPLIED] = text.into();
+    Ok(object)
+}
+
 fn object(of: &str, last: Option<&Map<String, Value>>, desired: &Map<String, Value>) -> Map<String, Value> {
     let mut out = Map::new();
     for (name, value) in desired {

@@ -14,7 +14,7 @@ use client::{Client, TaskGroup};
 use image::ImageStore;
 use proxy::Control;
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tracing::warn;
 
 use super::node::Node;
@@ -31,13 +31,14 @@ const URL_PERIOD: Duration = Duration::from_secs(20);
 /// A proxy that does not answer must not keep pods from ending.
 const PROXY_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Starts the agent and keeps the proxy running.
+/// Starts the agent and keeps the proxy running. `objects` goes to whoever writes what is no pod in the manifests.
 pub(crate) async fn start(
     instance: &Instance,
     node: &Node,
     args: &NodeArgs,
     pki: &Pki,
     client: Client,
+    objects: Option<watch::Sender<agent::sources::Objects>>,
     group: &mut TaskGroup,
 ) -> anyhow::Result<()> {
     let store = instance.image_dir();
@@ -69,6 +70,7 @@ pub(crate) async fn start(
         services: None,
         manifests: args.manifests.clone(),
         manifest_url,
+        objects,
         dns: agent::etc::DnsSettings {
             servers: vec![node.cluster.dns.to_string()],
             domain: node.cluster.domain.clone(),

@@ -11,22 +11,12 @@ use ipnet::Ipv4Net;
 use store::Store;
 use store::embedded::EmbeddedStore;
 use store::etcd::EtcdStore;
-use store::memory::MemoryStore;
 use tokio::net::TcpListener;
 use tracing::info;
 
 use super::transport::InProcess;
 use crate::flags::ControlPlaneArgs;
 use crate::instance::{self, Instance};
-
-/// Where objects are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
-    /// In etcd if its servers are named, else in a file.
-    OnDisk,
-    /// Nowhere: what is desired is in files, and comes back from there.
-    InMemory,
-}
 
 /// A running control plane.
 #[derive(Debug)]
@@ -41,7 +31,6 @@ impl ControlPlane {
         instance: &Instance,
         args: &ControlPlaneArgs,
         service_cidr: Ipv4Net,
-        keep: Keep,
         group: &mut TaskGroup,
     ) -> anyhow::Result<Self> {
         // First of all: a port in use should cost nobody anything.
@@ -58,7 +47,7 @@ impl ControlPlane {
         let client_pair =
             pki.pair("apiserver-agent-client", &subject("kube-apiserver-kubelet-client", "system:masters"))?;
         let agents = client_pair.client_config(pki.ca()).context("setting up TLS to the node agents")?;
-        let store = open_store(instance, args, keep).await?;
+        let store = open_store(instance, args).await?;
         let config = apiserver::Config {
             service_cidr,
             advertise: (reachable(address).ip(), address.port()),
@@ -95,14 +84,7 @@ impl ControlPlane {
     }
 }
 
-async fn open_store(
-    instance: &Instance,
-    args: &ControlPlaneArgs,
-    keep: Keep,
-) -> anyhow::Result<Arc<dyn Store>> {
-    if keep == Keep::InMemory {
-        return Ok(Arc::new(MemoryStore::new()));
-    }
+async fn open_store(instance: &Instance, args: &ControlPlaneArgs) -> anyhow::Result<Arc<dyn Store>> {
     if args.etcd_servers.is_empty() {
         let directory = instance.data_dir.join("store");
         let opened = tokio::task::spawn_blocking(move || {

@@ -2,6 +2,7 @@
 
 mod agent;
 mod control_plane;
+mod directory;
 pub(crate) mod down;
 mod node;
 pub(crate) mod proxy;
@@ -14,12 +15,14 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use apiserver::ApiServer;
 use client::TaskGroup;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::flags::{AgentArgs, ControlPlaneArgs, NodeArgs, ServerArgs, UpArgs};
 use crate::instance::{Instance, Part};
-use control_plane::{ControlPlane, Keep};
+use control_plane::ControlPlane;
+use directory::Directory;
 use node::{ClusterNetwork, Node};
 
 /// How long everything may take to end in order.
@@ -33,16 +36,15 @@ pub(crate) fn run_up(args: UpArgs) -> anyhow::Result<()> {
     let node = Node::new(&instance, &args.cluster, &args.node)?;
     run(async |group: &mut TaskGroup| {
         let control_plane =
-            ControlPlane::start(&instance, &args.control_plane, node.cluster.services, Keep::OnDisk, group)
-                .await?;
+            ControlPlane::start(&instance, &args.control_plane, node.cluster.services, group).await?;
         control_plane.start_controllers(group);
         start_agent(&instance, &node, &args.node, &control_plane, group).await?;
         Ok(Some(control_plane.server))
     })
 }
 
-/// `coracle agent`: of a server's cluster with a kubeconfig; without one, a whole control plane over the memory store, whose only
-/// writer is the node's own manifests.
+/// `coracle agent`: of a server's cluster with a kubeconfig; without one, a whole control plane in this process, whose only
+/// writer is the node's own manifests. It keeps what it made on disk: see `docs/adr/0007-directory-cluster.md`.
 pub(crate) fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     let instance = Instance::new(&args.instance)?;
     instance.create_directories()?;
@@ -54,7 +56,7 @@ pub(crate) fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         Some(kubeconfig) => {
             let client = client::Client::from_kubeconfig(kubeconfig)?;
             let pki = apiserver::pki::Pki::open(instance.pki_dir())?;
-            agent::start(&instance, &node, &args.node, &pki, client, group).await?;
+            agent::start(&instance, &node, &args.node, &pki, client, None, group).await?;
             Ok(None)
         }
         None => {
@@ -64,8 +66,7 @@ pub(crate) fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
                 );
             }
             let flags = ControlPlaneArgs::local(instance.local_port().await);
-            let control_plane =
-                ControlPlane::start(&instance, &flags, node.cluster.services, Keep::InMemory, group).await?;
+            let control_plane = ControlPlane::start(&instance, &flags, node.cluster.services, group).await?;
             control_plane.start_controllers(group);
             start_agent(&instance, &node, &args.node, &control_plane, group).await?;
             Ok(Some(control_plane.server))
@@ -82,7 +83,19 @@ async fn start_agent(
 ) -> anyhow::Result<()> {
     let user = format!("system:node:{}", node.name);
     let client = control_plane.client(&user, &["system:nodes"]);
-    agent::start(instance, node, args, &control_plane.pki, client, group).await
+    // What is no pod in the manifests is written by somebody who may: a node may not.
+    let objects = (args.manifests.is_some() || args.manifest_url.is_some()).then(|| {
+        let (sender, objects) = watch::channel(::agent::sources::Objects::default());
+        let stop = group.stop().clone();
+        let admin = control_plane.client("system:coracle:manifests", &["system:masters"]);
+        let (recorder, writer) = client::events::events(admin.clone(), "kubelet", Some(&node.name));
+        group.spawn_infallible("events of manifests", writer.run(stop.clone()));
+        let ledger = instance.data_dir.join("agent/manifests.json");
+        let directory = Directory::new(admin, ledger, objects, recorder, node.name.clone());
+        group.spawn_infallible("objects of manifests", directory.run(stop));
+        sender
+    });
+    agent::start(instance, node, args, &control_plane.pki, client, objects, group).await
 }
 
 /// `coracle server`
@@ -93,8 +106,7 @@ pub(crate) fn run_server(args: ServerArgs) -> anyhow::Result<()> {
     let network = ClusterNetwork::new(&args.cluster)?;
     run(async |group: &mut TaskGroup| {
         let control_plane =
-            ControlPlane::start(&instance, &args.control_plane, network.services, Keep::OnDisk, group)
-                .await?;
+            ControlPlane::start(&instance, &args.control_plane, network.services, group).await?;
         control_plane.start_controllers(group);
         Ok(Some(control_plane.server))
     })
