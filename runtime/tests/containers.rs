@@ -685,16 +685,22 @@ async fn no_descriptor_leaks_in() {
         let mut fds: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()
             .flatten()
-            .map(|entry| {
-                let target = fs::read_link(entry.path()).unwrap();
+            .filter_map(|entry| {
+                // Closed since it was listed.
+                let target = fs::read_link(entry.path()).ok()?;
                 let target = target.to_str().unwrap().split(':').next().unwrap().to_owned();
-                format!("{} {target}", entry.file_name().to_str().unwrap())
+                Some(format!("{} {target}", entry.file_name().to_str().unwrap()))
             })
             .collect();
         fds.sort();
         fds
     };
     assert_eq!(fds(pid), ["0 /dev/null", "1 pipe", "2 pipe"]);
+
+    // The keeper holds what it needs and gives it back. It lets go of an exec a moment after it has told how
+    // that ended, so the measure is what it holds before the first one.
+    let keeper = sandbox.keeper_pid().unwrap();
+    let before = fds(keeper);
     let mut exec = sandbox
         .exec("c", runtime::ExecSpec { argv: vec!["sleep".into(), "1000".into()], ..Default::default() })
         .await
@@ -703,9 +709,6 @@ async fn no_descriptor_leaks_in() {
     exec.signal(Signal::KILL).await.unwrap();
     assert_eq!(exec.wait().await.unwrap(), 137);
 
-    // The keeper holds what it needs and gives it back.
-    let keeper = sandbox.keeper_pid().unwrap();
-    let before = fds(keeper).len();
     for _ in 0..10 {
         sandbox.start(bench.shell("x", "true")).await.unwrap();
         sandbox.wait("x").await.unwrap();
@@ -717,7 +720,10 @@ async fn no_descriptor_leaks_in() {
         exec.wait().await.unwrap();
         assert!(sandbox.start(bench.container("x", &["/none"])).await.is_err());
     }
-    assert_eq!(fds(keeper).len(), before, "{:?}", fds(keeper));
+    // One that leaked in each round would be there ten times.
+    let given_back = eventually("the rest is given back", || fds(keeper).len() <= before.len());
+    let given_back = tokio::time::timeout(Duration::from_secs(5), given_back).await;
+    assert!(given_back.is_ok(), "the keeper held {before:?} and still holds {:?}", fds(keeper));
     assert!(!fds(keeper).iter().any(|fd| fd.contains("hostname")));
     sandbox.remove().await.unwrap();
     bench.finish();
