@@ -136,6 +136,11 @@ impl Layout {
         self.pod_logs(namespace(pod), name(pod), uid(pod)).join(container)
     }
 
+    /// Seccomp profiles that pods may name.
+    pub fn seccomp_profiles(&self) -> PathBuf {
+        self.data_dir.join("seccomp")
+    }
+
     /// What the agent itself remembers.
     pub fn agent(&self) -> PathBuf {
         self.data_dir.join("agent")

@@ -158,8 +158,13 @@ impl Pods {
     fn start(&mut self, desire: Desire, sandboxes: Vec<Arc<dyn PodSandbox>>) {
         let (uid, full_name) = (uid(&desire.pod).to_owned(), full_name(&desire.pod));
         let mirror = self.desired.mirrors.get(&full_name).filter(|_| is_static(&desire.pod)).cloned();
-        let (target, receiver) =
-            watch::channel(Target { source: desire.source, pod: desire.pod, mirror, removed: None });
+        let (target, receiver) = watch::channel(Target {
+            source: desire.source,
+            pod: desire.pod,
+            mirror,
+            removed: None,
+            evicted: None,
+        });
         let (worker, view) = Worker::new(self.context.clone(), receiver, sandboxes);
         self.registry.lock().insert(uid.clone(), view);
         let stop = self.stop.clone();

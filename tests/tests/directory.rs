@@ -68,7 +68,12 @@ impl Directory {
         }
         let options = Options {
             subcommand: vec!["agent".to_owned()],
-            args: vec!["--manifests".to_owned(), path.display().to_string(), "--node-name".to_owned(), "alone".to_owned()],
+            args: vec![
+                "--manifests".to_owned(),
+                path.display().to_string(),
+                "--node-name".to_owned(),
+                "alone".to_owned(),
+            ],
         };
         let mut cluster = Cluster::with(machine, options);
         cluster.wait_ready();
@@ -122,12 +127,17 @@ impl Directory {
 #[test]
 fn files_of_any_kind_are_a_cluster() {
     // The order of names is the wrong one on purpose: the namespace comes last.
-    let mut directory = Directory::start(&[("a-backend.yaml", BACKEND), ("client.yaml", CLIENT), ("z-namespace.yaml", NAMESPACE)]);
+    let mut directory = Directory::start(&[
+        ("a-backend.yaml", BACKEND),
+        ("client.yaml", CLIENT),
+        ("z-namespace.yaml", NAMESPACE),
+    ]);
     let deployment = ["deployment", "web", "-n", "shop"];
     directory.expect(&deployment, "{.status.readyReplicas}", "2");
     directory.expect(&["pod", "client-alone"], "{.status.phase}", "Running");
     directory.expect_page("first\n");
-    let environment = directory.cluster.kubectl(["exec", "-n", "shop", "deploy/web", "--", "sh", "-c", "echo $WORD"]).ok();
+    let environment =
+        directory.cluster.kubectl(["exec", "-n", "shop", "deploy/web", "--", "sh", "-c", "echo $WORD"]).ok();
     assert_eq!(environment, "hush\n");
 
     // The agent is killed: pods, addresses and history are what they were.
@@ -144,13 +154,28 @@ fn files_of_any_kind_are_a_cluster() {
     directory.expect_page("first\n");
 
     // A file that changes: a rollout, with what the file says no more taken away.
-    directory.write("a-backend.yaml", &BACKEND.replace("replicas: 2", "replicas: 1").replace("metadata: {labels: {app: web}}", "metadata: {labels: {app: web, version: '2'}}"));
+    directory.write(
+        "a-backend.yaml",
+        &BACKEND
+            .replace("replicas: 2", "replicas: 1")
+            .replace("metadata: {labels: {app: web}}", "metadata: {labels: {app: web, version: '2'}}"),
+    );
     directory.expect(&["pods", "-n", "shop", "-l", "app=web"], "{.items[*].metadata.labels.version}", "2");
-    directory.expect(&deployment, "{.status.readyReplicas}{.status.updatedReplicas}{.status.replicas}", "111");
+    directory.expect(
+        &deployment,
+        "{.status.readyReplicas}{.status.updatedReplicas}{.status.replicas}",
+        "111",
+    );
 
     // A file that goes takes its objects and all they own with it.
     directory.remove("a-backend.yaml");
-    directory.gone(&["deployments,replicasets,pods,services,configmaps,secrets", "-n", "shop", "--field-selector", "metadata.name!=kube-root-ca.crt"]);
+    directory.gone(&[
+        "deployments,replicasets,pods,services,configmaps,secrets",
+        "-n",
+        "shop",
+        "--field-selector",
+        "metadata.name!=kube-root-ca.crt",
+    ]);
     assert_eq!(directory.page(), "");
     directory.expect(&["namespace", "shop"], "{.status.phase}", "Active");
 
@@ -172,9 +197,14 @@ fn broken_files_are_reported_and_change_nothing() {
     let generation = directory.get(&deployment, "{.metadata.generation}");
     let reported = |wanted: &str| {
         eventually(&format!("{wanted} is reported"), || {
-            let events = directory.get(&["events", "--field-selector", "reason=FailedManifest"], "{.items[*].message}");
+            let events = directory
+                .get(&["events", "--field-selector", "reason=FailedManifest"], "{.items[*].message}");
             let log = directory.cluster.log();
-            if events.contains(wanted) && log.contains(wanted) { Ok(()) } else { Err(format!("{events}\n{log}")) }
+            if events.contains(wanted) && log.contains(wanted) {
+                Ok(())
+            } else {
+                Err(format!("{events}\n{log}"))
+            }
         });
     };
     // No YAML.

@@ -54,6 +54,14 @@ pub(super) fn conditions(seen: &Observed, status: &PodStatus) -> Vec<PodConditio
         let before = old.iter().chain(api).find(|condition| condition.type_ == verdict.kind);
         list.push(with_times(verdict, before, seen));
     }
+    if let Some(evicted) = seen.evicted.as_ref().filter(|evicted| evicted.disruption) {
+        const KIND: &str = "DisruptionTarget";
+        let message = Some(evicted.message.clone());
+        let verdict = Verdict { reason: Some("TerminationByKubelet"), message, ..Verdict::yes(KIND) };
+        let before =
+            list.iter().position(|condition| condition.type_ == KIND).map(|index| list.remove(index));
+        list.push(with_times(verdict, before.as_ref(), seen));
+    }
     list
 }
 

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use manifests::k8s_openapi::api::core::v1::{Container, PodSpec};
 
+use super::admit;
 use super::backoff::{self, LastRun, Restart};
 use super::hash::container_hash;
 use super::observe::{
@@ -24,6 +25,8 @@ use super::observe::{
 };
 use crate::names::pod_id;
 
+/// What is left to a pod that has to go at once.
+const IMMEDIATE_GRACE: SignedDuration = SignedDuration::from_secs(1);
 /// Sidecars get this much even when the others have used the grace period up.
 const MINIMUM_GRACE: SignedDuration = SignedDuration::from_secs(2);
 
@@ -118,6 +121,36 @@ pub struct PodFailure {
     pub reason: String,
     /// A sentence.
     pub message: String,
+    /// What the event says about it, if it is a warning; else it is an ordinary one with the message.
+    pub warning: Option<String>,
+    /// How long processes may take to end, if that is not up to the pod.
+    pub grace: Option<SignedDuration>,
+    /// Somebody else is the reason, so the pod may be replaced without counting against it.
+    pub disruption: bool,
+}
+
+impl PodFailure {
+    /// The pod may not run here.
+    pub fn rejected(reason: &str, message: &str) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            message: format!("Pod was rejected: {message}"),
+            warning: Some(message.to_owned()),
+            grace: None,
+            disruption: false,
+        }
+    }
+
+    /// The node has no room for the pod any more.
+    pub fn evicted(message: String, grace: Option<SignedDuration>) -> Self {
+        let warning = Some(message.clone());
+        Self { reason: "Evicted".to_owned(), message, warning, grace, disruption: true }
+    }
+
+    /// The pod uses more than it said it would.
+    pub fn over_limit(message: String) -> Self {
+        Self { disruption: false, ..Self::evicted(message, Some(IMMEDIATE_GRACE)) }
+    }
 }
 
 /// Decides.
@@ -132,12 +165,15 @@ pub fn decide(seen: &Observed) -> Plan {
 
 fn decide_run(seen: &Observed, plan: &mut Plan) {
     let spec = seen.spec();
-    plan.failed = past_deadline(seen, plan);
     let over = matches!(seen.last_status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    // A pod that is over stays what it was.
+    if !over {
+        plan.failed = seen.evicted.clone().or_else(|| refused(seen)).or_else(|| past_deadline(seen, plan));
+    }
     if over || plan.failed.is_some() || is_finished(seen) {
         plan.finished = true;
         // What still runs (sidecars, or everything at a deadline) goes as in a deletion, only that the pod stays.
-        let grace = grace_period(spec);
+        let grace = seen.evicted.as_ref().and_then(|evicted| evicted.grace).unwrap_or(grace_period(spec));
         stop_containers(seen, Stop { since: seen.now, grace, removed: false }, plan);
         if plan.actions.is_empty()
             && !is_anything_alive(seen)
@@ -452,6 +488,12 @@ fn by_policy(policy: &str, role: Role, exit: &Exit) -> bool {
     }
 }
 
+/// Whether the pod may run here is asked once: before anything of it runs.
+fn refused(seen: &Observed) -> Option<PodFailure> {
+    let untouched = seen.containers.is_empty() && seen.sandbox.attempt().is_none();
+    if untouched { admit::refuse(&seen.pod) } else { None }
+}
+
 fn past_deadline(seen: &Observed, plan: &mut Plan) -> Option<PodFailure> {
     let limit = seen.spec().active_deadline_seconds?;
     let started = seen.last_status.start_time.as_ref()?.0;
@@ -460,11 +502,10 @@ fn past_deadline(seen: &Observed, plan: &mut Plan) -> Option<PodFailure> {
         plan.wake(deadline);
         return None;
     }
-    // A pod that was over before its deadline stays what it was.
-    if matches!(seen.last_status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-        return None;
-    }
     Some(PodFailure {
+        warning: None,
+        grace: None,
+        disruption: false,
         reason: "DeadlineExceeded".to_owned(),
         message: "Pod was active on the node longer than the specified deadline".to_owned(),
     })

@@ -1,5 +1,6 @@
 //! The life of one pod: what is seen ([`observe`]), what to do next ([`decide`]), what to say about it ([`status`]).
 
+mod admit;
 mod apply;
 pub mod backoff;
 mod conditions;

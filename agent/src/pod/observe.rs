@@ -8,6 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use manifests::k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 use manifests::resources::is_sidecar;
 
+use super::decide::PodFailure;
+
 /// One snapshot with everything that a decision needs, the time included.
 #[derive(Debug, Clone)]
 pub struct Observed {
@@ -29,6 +31,8 @@ pub struct Observed {
     pub failures: BTreeMap<String, Failure>,
     /// What the worker is doing.
     pub in_progress: BTreeSet<Operation>,
+    /// Why the pod has to go although it is wanted, if it has to.
+    pub evicted: Option<PodFailure>,
     /// The proxy sends no new connections to the pod.
     pub left: bool,
     /// Nothing of the pod is left in the kernel.

@@ -110,6 +110,8 @@ fn container_status(seen: &Observed, plan: &Plan, container: &Container, role: R
             status.image_id.clone_from(&run.image_id);
             status.container_id = Some(container_id(run));
             status.state = Some(state(run));
+            let own = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_ref());
+            status.stop_signal = own.map(|_| run.stop_signal.clone());
             let before = runs.get(1).and_then(|run| Some((run, run.exit()?)));
             status.last_state = match before {
                 Some((run, exit)) => Some(terminated(run, exit)),

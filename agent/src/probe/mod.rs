@@ -1,5 +1,6 @@
 //! Probes: is a container started, alive, ready? Every probe has its own timer; nothing is polled on behalf of others.
 
+mod grpc;
 mod http;
 mod result;
 mod run;

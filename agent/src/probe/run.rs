@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::grpc;
 use super::http::HttpRequest;
 use super::result::{Counter, Outcome, Timing};
 use super::{HttpProber, Kind};
@@ -141,7 +142,11 @@ pub async fn probe_once(
         return tcp(host, port, timeout).await;
     }
     if let Some(action) = &probe.grpc {
-        return Outcome::Failure(format!("gRPC probes are not supported (port {})", action.port));
+        let Some(port) = u16::try_from(action.port).ok().filter(|port| *port > 0) else {
+            return Outcome::Failure(no_port(&IntOrString::Int(action.port)));
+        };
+        let service = action.service.as_deref().unwrap_or_default();
+        return grpc::check(&target.address, port, service, timeout).await;
     }
     Outcome::Success
 }

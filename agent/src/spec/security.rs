@@ -206,12 +206,14 @@ fn parse(name: &str) -> Result<Capability, SecurityError> {
 }
 
 /// Which filter for system calls a container has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SeccompChoice {
     /// None.
     Unconfined,
     /// The runtime's own, also for a pod that does not say.
     RuntimeDefault,
+    /// A file of the node, by its path below the directory of profiles.
+    Localhost(String),
 }
 
 /// Reads the profile of the container, else of the pod.
@@ -223,7 +225,16 @@ pub fn seccomp_choice(pod: &Pod, container: &Container) -> Result<SeccompChoice,
     let pods = || pod.spec.as_ref()?.security_context.as_ref()?.seccomp_profile.as_ref();
     match own.or_else(pods) {
         None => Ok(SeccompChoice::RuntimeDefault),
-        Some(SeccompProfile { type_, .. }) => match type_.as_str() {
+        Some(SeccompProfile { type_, localhost_profile }) => match type_.as_str() {
+            "Localhost" => {
+                let path = localhost_profile.as_deref().unwrap_or_default();
+                // The path is the pod's: it must not lead out of the directory.
+                let leads_out = path.starts_with('/') || path.split('/').any(|part| part == "..");
+                if path.is_empty() || leads_out {
+                    return Err(SecurityError::Seccomp(format!("Localhost({path})")));
+                }
+                Ok(SeccompChoice::Localhost(path.to_owned()))
+            }
             "RuntimeDefault" => Ok(SeccompChoice::RuntimeDefault),
             "Unconfined" => Ok(SeccompChoice::Unconfined),
             other => Err(SecurityError::Seccomp(other.to_owned())),

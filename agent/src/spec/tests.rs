@@ -219,7 +219,14 @@ fn seccomp_profiles() {
             Some(SeccompChoice::RuntimeDefault),
         ),
         ("", "privileged: true", Some(SeccompChoice::Unconfined)),
-        ("", "seccompProfile: {type: Localhost, localhostProfile: x.json}", None),
+        (
+            "",
+            "seccompProfile: {type: Localhost, localhostProfile: a/x.json}",
+            Some(SeccompChoice::Localhost("a/x.json".into())),
+        ),
+        ("", "seccompProfile: {type: Localhost, localhostProfile: ../x.json}", None),
+        ("", "seccompProfile: {type: Localhost, localhostProfile: /x.json}", None),
+        ("", "seccompProfile: {type: Localhost}", None),
     ] {
         let pod = pod(
             &format!("securityContext: {{{pod_context}}},"),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use client::ErrorChain;
 use jiff::{SignedDuration, Timestamp};
 use manifests::k8s_openapi::api::core::v1::{Container, Pod};
-use runtime::oci::LinuxDevice;
+use runtime::oci::{LinuxDevice, LinuxSeccomp};
 use runtime::{ContainerSpec, ContainerState, LogSpec, Rootfs, StartContainerError};
 
 use super::super::hash::container_hash;
@@ -88,6 +88,8 @@ async fn start(mut input: StartInput) -> Result<Started, StartFailure> {
         .map_err(|error| config(error.to_string()))?;
     let seccomp = seccomp_choice(&pod, &input.container).map_err(|error| config(error.to_string()))?;
 
+    let filter = seccomp_filter(&context, &input.container, seccomp).await;
+    let filter = filter.map_err(|message| fail("CreateContainerError", message))?;
     let id = uuid::Uuid::new_v4().simple().to_string();
     let prepared = tokio::task::spawn_blocking({
         let (context, pod) = (context.clone(), pod.clone());
@@ -103,7 +105,7 @@ async fn start(mut input: StartInput) -> Result<Started, StartFailure> {
     let account = context.machine.images.account(prepared.rootfs.clone(), user).await;
     let account = account.map_err(|error| fail("CreateContainerError", ErrorChain(&error).to_string()))?;
 
-    let made = container_spec(&input, &prepared, &id, &variables, &account, seccomp);
+    let made = container_spec(&input, &prepared, &id, &variables, &account, filter.as_ref());
     let made = made.map_err(|error| match error {
         spec::SpecError::NoCommand => fail("CreateContainerError", error.to_string()),
         spec::SpecError::Security(_) => config(error.to_string()),
@@ -317,22 +319,39 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), PrepareError> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)
 }
 
+/// The filter for system calls that was chosen; a profile of the node is read anew for every start.
+async fn seccomp_filter(
+    context: &Context,
+    container: &Container,
+    choice: SeccompChoice,
+) -> Result<Option<LinuxSeccomp>, String> {
+    match choice {
+        SeccompChoice::Unconfined => Ok(None),
+        SeccompChoice::RuntimeDefault => {
+            let allowed = capabilities(container).map_err(|error| error.to_string())?;
+            let allowed: Vec<_> = allowed.into_iter().collect();
+            Ok(Some(runtime::seccomp::default_profile(&allowed)))
+        }
+        SeccompChoice::Localhost(name) => {
+            let path = context.layout.seccomp_profiles().join(name);
+            let failed = |error: &dyn std::fmt::Display| {
+                format!("cannot load seccomp profile {:?}: {error}", path.display().to_string())
+            };
+            let bytes = tokio::fs::read(&path).await.map_err(|error| failed(&error))?;
+            serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(&error))
+        }
+    }
+}
+
 fn container_spec(
     input: &StartInput,
     prepared: &Prepared,
     id: &str,
     env: &BTreeMap<String, String>,
     account: &Account,
-    seccomp: SeccompChoice,
+    seccomp: Option<&LinuxSeccomp>,
 ) -> Result<ContainerSpec, spec::SpecError> {
     let StartInput { context, pod, container, image, .. } = input;
-    let filter = match seccomp {
-        SeccompChoice::Unconfined => None,
-        SeccompChoice::RuntimeDefault => {
-            let allowed: Vec<_> = capabilities(container)?.into_iter().collect();
-            Some(runtime::seccomp::default_profile(&allowed))
-        }
-    };
     let configuration = spec::spec(spec::Input {
         pod,
         container,
@@ -342,7 +361,7 @@ fn container_spec(
         account,
         volumes: &prepared.volumes,
         files: &prepared.files,
-        seccomp: filter.as_ref(),
+        seccomp,
         host_devices: &prepared.devices,
         memory_capacity: context.node.memory,
     })?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use client::ErrorChain;
 use jiff::Timestamp;
-use manifests::k8s_openapi::api::core::v1::{Container, Pod};
+use manifests::k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use runtime::{ErrorClass, Signal};
 use tokio::sync::watch;
 
@@ -17,6 +17,9 @@ use crate::machine::PodSandbox;
 
 /// How long the kernel may take to end a process that was killed before it is killed again.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// What a container has after its preStop hook, however long that took.
+const MINIMUM_GRACE: Duration = Duration::from_secs(2);
 
 /// What is stopped, and how.
 #[derive(Debug)]
@@ -45,16 +48,36 @@ pub(in super::super) async fn stop_container(mut input: StopInput) -> Outcome {
     };
     let mut ended = std::pin::pin!(ended);
     let mut deadline = input.deadline.clone();
-    tokio::select! {
-        biased;
-        () = &mut ended => return Outcome::Stopped { id: input.id },
-        () = ask(&input) => {}
-        () = passed(&mut deadline) => {}
+    // A hook has the container's own time; one that takes it all leaves a little for the signal that follows it.
+    let has_time = *deadline.borrow() > Timestamp::now();
+    let hooked = has_time && pre_stop_hook(&input.container).is_some();
+    if hooked {
+        tokio::select! {
+            biased;
+            () = &mut ended => return Outcome::Stopped { id: input.id },
+            () = pre_stop(&input) => {}
+            () = passed(&mut deadline) => {}
+        }
     }
+    let signalled = async {
+        if has_time && let Err(error) = input.sandbox.signal(&input.id, input.signal).await {
+            tracing::debug!(id = input.id, error = %ErrorChain(&error), "signalling a container");
+        }
+    };
     tokio::select! {
         biased;
         () = &mut ended => return Outcome::Stopped { id: input.id },
-        () = passed(&mut input.deadline) => {}
+        () = signalled => {}
+    }
+    let least = tokio::time::Instant::now() + if hooked { MINIMUM_GRACE } else { Duration::ZERO };
+    let over = async {
+        passed(&mut input.deadline).await;
+        tokio::time::sleep_until(least).await;
+    };
+    tokio::select! {
+        biased;
+        () = &mut ended => return Outcome::Stopped { id: input.id },
+        () = over => {}
     }
     loop {
         if let Err(error) = input.sandbox.kill(&input.id).await
@@ -69,25 +92,24 @@ pub(in super::super) async fn stop_container(mut input: StopInput) -> Outcome {
     }
 }
 
-/// Runs the preStop hook, then sends the stop signal.
-async fn ask(input: &StopInput) {
+fn pre_stop_hook(container: &Container) -> Option<&LifecycleHandler> {
+    container.lifecycle.as_ref()?.pre_stop.as_ref()
+}
+
+/// Runs the preStop hook, if there is one.
+async fn pre_stop(input: &StopInput) {
     let StopInput { context, pod, container, id, .. } = input;
-    let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
-    if let Some(hook) = hook {
-        let target = hooks::Target {
-            sandbox: &*input.sandbox,
-            container,
-            id,
-            address: &input.address,
-            http: &context.http,
-        };
-        if let Err(error) = hooks::run(hook, target).await {
-            let message = format!("PreStopHook failed: {error}");
-            context.events.container_warning(pod, &container.name, "FailedPreStopHook", message);
-        }
-    }
-    if let Err(error) = input.sandbox.signal(id, input.signal).await {
-        tracing::debug!(id, error = %ErrorChain(&error), "signalling a container");
+    let Some(hook) = pre_stop_hook(container) else { return };
+    let target = hooks::Target {
+        sandbox: &*input.sandbox,
+        container,
+        id,
+        address: &input.address,
+        http: &context.http,
+    };
+    if let Err(error) = hooks::run(hook, target).await {
+        let message = format!("PreStopHook failed: {error}");
+        context.events.container_warning(pod, &container.name, "FailedPreStopHook", message);
     }
 }
 

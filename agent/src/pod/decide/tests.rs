@@ -33,6 +33,7 @@ fn world(spec: &str) -> World {
         volumes: StepSeen::Todo,
         failures: BTreeMap::new(),
         in_progress: Default::default(),
+        evicted: None,
         left: false,
         torn_down: false,
         confirmed: false,

@@ -22,6 +22,7 @@ fn seen(spec: &str) -> Observed {
         volumes: StepSeen::Done,
         failures: BTreeMap::new(),
         in_progress: Default::default(),
+        evicted: None,
         left: false,
         torn_down: false,
         confirmed: false,
@@ -249,6 +250,9 @@ fn deadlines_have_their_reason() {
         failed: Some(crate::pod::decide::PodFailure {
             reason: "DeadlineExceeded".into(),
             message: "too long".into(),
+            warning: None,
+            grace: None,
+            disruption: false,
         }),
         ..Plan::default()
     };

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use manifests::k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::super::apply::{Outcome, StartFailure};
+use super::super::decide::PodFailure;
 use super::super::observe::{
     ContainerSeen, Failure, ImageSeen, Intent, Observed, Operation, RunState, SandboxSeen, StepSeen,
 };
@@ -34,6 +35,7 @@ pub(super) struct Facts {
     pub(super) objects: Option<Snapshot>,
     pub(super) failures: BTreeMap<String, Failure>,
     pub(super) in_progress: BTreeSet<Operation>,
+    pub(super) evicted: Option<PodFailure>,
     pub(super) left: bool,
     pub(super) torn_down: bool,
     pub(super) tear_down_failure: Option<Failure>,
@@ -65,6 +67,7 @@ impl Facts {
             objects: None,
             failures: BTreeMap::new(),
             in_progress: BTreeSet::new(),
+            evicted: None,
             left: false,
             torn_down: false,
             tear_down_failure: None,
@@ -101,6 +104,7 @@ impl Facts {
             volumes: self.volumes.clone(),
             failures: self.failures.clone(),
             in_progress: self.in_progress.clone(),
+            evicted: self.evicted.clone(),
             left: self.left,
             torn_down: self.torn_down,
             confirmed: self.confirmed,

@@ -39,7 +39,7 @@ use super::apply::{
     create_sandbox, delete_mirror, ensure_image, prepare_volumes, remove_files, start_container,
     stop_container, tear_down,
 };
-use super::decide::{Action, Plan, decide, grace_period};
+use super::decide::{Action, Plan, PodFailure, decide, grace_period};
 use super::observe::{Failure, Intent, Operation, RunState, StepSeen, Stop, containers};
 use super::runs::{self, Messages};
 use super::status::{is_terminal, status};
@@ -62,6 +62,8 @@ pub struct Target {
     pub mirror: Option<Arc<Pod>>,
     /// No source wants it any more, since then.
     pub removed: Option<Timestamp>,
+    /// It has to go although it is wanted.
+    pub evicted: Option<PodFailure>,
 }
 
 /// What others may see of a pod.
@@ -323,6 +325,10 @@ impl Worker {
                 self.facts.volumes = StepSeen::Stale { retry_at: Timestamp::now() };
             }
         }
+        // There is no way back: what was begun to end cannot be called off.
+        if self.facts.evicted.is_none() {
+            self.facts.evicted.clone_from(&target.evicted);
+        }
         self.take_end(&target);
         self.take_stop(&target);
     }
@@ -522,7 +528,10 @@ impl Worker {
             && !self.failed_said
         {
             self.failed_said = true;
-            events.normal(pod, &failed.reason, failed.message.clone());
+            match &failed.warning {
+                Some(warning) => events.warning(pod, &failed.reason, warning.clone()),
+                None => events.normal(pod, &failed.reason, failed.message.clone()),
+            }
         }
     }
 

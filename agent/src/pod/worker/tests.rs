@@ -27,7 +27,8 @@ impl Life {
     }
 
     async fn on(dir: TempDir, machine: Arc<FakeMachine>, pod: Pod) -> Self {
-        let target = Target { source: Source::Api, pod: Arc::new(pod), mirror: None, removed: None };
+        let target =
+            Target { source: Source::Api, pod: Arc::new(pod), mirror: None, removed: None, evicted: None };
         let (target, receiver) = watch::channel(target);
         let sandboxes = machine.list().await;
         let (worker, view) = Worker::new(context(&dir, &machine), receiver, sandboxes);

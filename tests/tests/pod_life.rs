@@ -1,0 +1,314 @@
+//! The life of a pod on the real runtime, feature by feature, as the kubelet has it.
+
+use std::path::Path;
+
+use tests::{Cluster, eventually};
+
+struct Node {
+    cluster: Cluster,
+}
+
+impl Node {
+    fn up() -> Self {
+        Self { cluster: Cluster::up() }
+    }
+
+    /// A directory of the machine that pods share.
+    fn shared(&self, name: &str) -> String {
+        let path = self.cluster.machine.path(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path.display().to_string()
+    }
+
+    fn apply(&self, yaml: &str) {
+        self.cluster.apply(yaml).ok();
+    }
+
+    fn get(&self, pod: &str, path: &str) -> String {
+        let jsonpath = format!("jsonpath={path}");
+        let output = self.cluster.kubectl(["get", "pod", pod, "-o", &jsonpath]);
+        if output.success { output.stdout } else { output.stderr }
+    }
+
+    #[track_caller]
+    fn expect(&self, pod: &str, path: &str, expected: &str) {
+        eventually(&format!("{pod}: {path} is {expected:?}"), || {
+            let found = self.get(pod, path);
+            if found == expected { Ok(()) } else { Err(format!("{found}\n{}", self.describe(pod))) }
+        });
+    }
+
+    fn describe(&self, pod: &str) -> String {
+        self.cluster.kubectl(["describe", "pod", pod]).stdout
+    }
+
+    #[track_caller]
+    fn ready(&self, pod: &str) {
+        self.expect(pod, "{.status.conditions[?(@.type==\"Ready\")].status}", "True");
+    }
+
+    #[track_caller]
+    fn exec(&self, pod: &str, command: &str) -> String {
+        self.cluster.kubectl(["exec", pod, "-c", "a", "--", "sh", "-c", command]).ok()
+    }
+
+    fn delete(&self, pod: &str) {
+        self.cluster.kubectl(["delete", "pod", pod]).ok();
+    }
+
+    #[track_caller]
+    fn event(&self, pod: &str, reason: &str, message: &str) {
+        let selector = format!("involvedObject.name={pod},reason={reason}");
+        eventually(&format!("{pod}: an event {reason} says {message:?}"), || {
+            let args = ["get", "events", "--field-selector", &selector, "-o", "jsonpath={.items[*].message}"];
+            let found = self.cluster.kubectl(args).stdout;
+            if found.contains(message) { Ok(()) } else { Err(found) }
+        });
+    }
+
+    fn clean(&self) {
+        self.cluster.kubectl(["delete", "pod", "--all", "--grace-period=0", "--force"]).ok();
+    }
+}
+
+/// A container that says when it starts and when it is asked to end.
+fn talker(name: &str, more: &str) -> String {
+    format!(
+        "{{name: {name}, image: 'coracle.example/busybox:1', volumeMounts: [{{name: s, mountPath: /s}}], \
+          command: [sh, -c, 'trap \"echo {name} stops >> /s/log; exit 0\" TERM; echo {name} starts >> /s/log; touch /up; while :; do sleep 0.05; done'] {more}}}"
+    )
+}
+
+#[test]
+fn sidecars_start_in_order_and_stop_in_reverse() {
+    let node = Node::up();
+    let shared = node.shared("order");
+    let probe = ", restartPolicy: Always, startupProbe: {exec: {command: [test, -e, /up]}, periodSeconds: 1}";
+    let (one, two) = (talker("one", probe), talker("two", probe));
+    let hooks = ", lifecycle: {postStart: {exec: {command: [sh, -c, 'echo a postStart >> /s/log']}}, \
+                   preStop: {exec: {command: [sh, -c, 'echo a preStop >> /s/log']}}}";
+    let app = talker("a", hooks);
+    node.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  volumes: [{{name: s, hostPath: {{path: {shared}}}}}]\n  \
+         initContainers:\n  - {one}\n  - {{name: init, image: 'coracle.example/busybox:1', volumeMounts: [{{name: s, mountPath: /s}}], command: [sh, -c, 'echo init >> /s/log']}}\n  - {two}\n  \
+         containers:\n  - {app}\n"
+    ));
+    node.ready("p");
+    node.expect("p", "{.status.initContainerStatuses[*].ready}", "true true true");
+    node.delete("p");
+    let log = std::fs::read_to_string(Path::new(&shared).join("log")).unwrap();
+    // The hook runs beside the program, so those two may come in any order.
+    let sorted: Vec<&str> = log.lines().filter(|line| !line.contains("postStart")).collect();
+    assert_eq!(
+        sorted,
+        ["one starts", "init", "two starts", "a starts", "a preStop", "a stops", "two stops", "one stops"],
+    );
+    assert!(log.contains("a postStart"));
+}
+
+#[test]
+fn hooks_signals_and_grace() {
+    let node = Node::up();
+    let shared = node.shared("hooks");
+    node.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: own-signal}}
+spec:
+  os: {{name: linux}}
+  volumes: [{{name: s, hostPath: {{path: {shared}}}}}]
+  containers:
+  - name: a
+    image: coracle.example/busybox:1
+    volumeMounts: [{{name: s, mountPath: /s}}]
+    lifecycle: {{stopSignal: SIGUSR1}}
+    command: [sh, -c, 'trap "echo USR1 > /s/signal; exit 0" USR1; trap "echo TERM > /s/signal; exit 0" TERM; touch /s/own; while :; do sleep 0.05; done']
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: slow-hook}}
+spec:
+  terminationGracePeriodSeconds: 1
+  volumes: [{{name: s, hostPath: {{path: {shared}}}}}]
+  containers:
+  - name: a
+    image: coracle.example/busybox:1
+    volumeMounts: [{{name: s, mountPath: /s}}]
+    lifecycle: {{preStop: {{sleep: {{seconds: 1}}}}}}
+    command: [sh, -c, 'trap "echo asked > /s/slow; exit 0" TERM; while :; do sleep 0.05; done']
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: bad-hook}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: a
+    image: coracle.example/busybox:1
+    lifecycle: {{postStart: {{exec: {{command: [sh, -c, 'echo no; exit 3']}}}}}}
+    command: [sleep, '100000']
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: stubborn}}
+spec:
+  terminationGracePeriodSeconds: 3600
+  containers:
+  - name: a
+    image: coracle.example/busybox:1
+    command: [sh, -c, 'trap "" TERM; while :; do sleep 0.05; done']
+    livenessProbe: {{exec: {{command: [sh, -c, 'echo unwell; exit 1']}}, periodSeconds: 1, failureThreshold: 1, terminationGracePeriodSeconds: 1}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: late}}
+spec:
+  activeDeadlineSeconds: 1
+  terminationGracePeriodSeconds: 0
+  containers: [{{name: a, image: 'coracle.example/busybox:1', command: [sleep, '100000']}}]
+"#
+    ));
+    node.ready("own-signal");
+    eventually("it listens for signals", || {
+        if Path::new(&shared).join("own").exists() { Ok(()) } else { Err(String::new()) }
+    });
+    node.expect("own-signal", "{.status.containerStatuses[0].stopSignal}", "SIGUSR1");
+    node.delete("own-signal");
+    assert_eq!(std::fs::read_to_string(Path::new(&shared).join("signal")).unwrap(), "USR1\n");
+    // The hook takes all the time there is: the program still gets its signal, and a moment for it.
+    node.ready("slow-hook");
+    node.delete("slow-hook");
+    assert_eq!(std::fs::read_to_string(Path::new(&shared).join("slow")).unwrap(), "asked\n");
+
+    node.event("bad-hook", "FailedPostStartHook", "PostStartHook failed");
+    node.expect("bad-hook", "{.status.phase}", "Failed");
+    // The probe's own period counts, not the pod's hour.
+    node.expect("stubborn", "{.status.containerStatuses[0].lastState.terminated.exitCode}", "137");
+    node.event("stubborn", "Unhealthy", "Liveness probe failed: unwell");
+    node.event("stubborn", "Killing", "Container a failed liveness probe, will be restarted");
+    node.expect("late", "{.status.phase} {.status.reason}", "Failed DeadlineExceeded");
+    node.expect("late", "{.status.message}", "Pod was active on the node longer than the specified deadline");
+    node.clean();
+}
+
+#[test]
+fn last_words() {
+    let node = Node::up();
+    node.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: written, image: 'coracle.example/busybox:1', command: [sh, -c, 'echo log; printf "the file" > /dev/termination-log; exit 1'], terminationMessagePolicy: FallbackToLogsOnError}
+  - {name: elsewhere, image: 'coracle.example/busybox:1', command: [sh, -c, 'printf "own path" > /tmp/last'], terminationMessagePath: /tmp/last}
+  - {name: logged, image: 'coracle.example/busybox:1', command: [sh, -c, 'echo first; echo second; exit 4'], terminationMessagePolicy: FallbackToLogsOnError}
+  - {name: fine, image: 'coracle.example/busybox:1', command: [sh, -c, 'echo all is well'], terminationMessagePolicy: FallbackToLogsOnError}
+  - {name: silent, image: 'coracle.example/busybox:1', command: [sh, -c, 'echo log; exit 5']}
+"#,
+    );
+    node.expect("p", "{.status.phase}", "Failed");
+    let word =
+        |name: &str| format!("{{.status.containerStatuses[?(@.name==\"{name}\")].state.terminated.message}}");
+    for (name, expected) in [
+        ("written", "the file"),
+        ("elsewhere", "own path"),
+        ("logged", "first\nsecond\n"),
+        ("fine", ""),
+        ("silent", ""),
+    ] {
+        assert_eq!(node.get("p", &word(name)), expected, "{name}");
+    }
+    let reasons = node.get("p", "{.status.containerStatuses[*].state.terminated.reason}");
+    assert_eq!(reasons, "Error Completed Error Completed Error");
+}
+
+#[test]
+fn names_namespaces_and_settings() {
+    let node = Node::up();
+    let profiles = node.cluster.machine.path("data/seccomp/profiles");
+    std::fs::create_dir_all(&profiles).unwrap();
+    let profile = r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}"#;
+    std::fs::write(profiles.join("no-mkdir.json"), profile).unwrap();
+    node.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  hostname: boat
+  subdomain: fleet
+  setHostnameAsFQDN: true
+  shareProcessNamespace: true
+  terminationGracePeriodSeconds: 0
+  hostAliases: [{ip: 192.0.2.7, hostnames: [harbour, harbour.example]}]
+  dnsPolicy: None
+  dnsConfig: {nameservers: [192.0.2.53], searches: [fleet.example], options: [{name: ndots, value: '3'}, {name: edns0}]}
+  securityContext:
+    sysctls: [{name: kernel.shm_rmid_forced, value: '1'}, {name: net.ipv4.ip_local_port_range, value: '10000 10100'}]
+  readinessGates: [{conditionType: example.com/loaded}]
+  containers:
+  - {name: a, image: 'coracle.example/busybox:1', command: [sleep, '100000'], securityContext: {capabilities: {add: [SYS_PTRACE]}}}
+  - {name: b, image: 'coracle.example/busybox:1', command: [sleep, '200000']}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: filtered}
+spec:
+  terminationGracePeriodSeconds: 0
+  securityContext: {seccompProfile: {type: Localhost, localhostProfile: profiles/no-mkdir.json}}
+  containers: [{name: a, image: 'coracle.example/busybox:1', command: [sleep, '100000']}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: unfiltered}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: a, image: 'coracle.example/busybox:1', command: [sleep, '100000'], securityContext: {seccompProfile: {type: Localhost, localhostProfile: profiles/none.json}}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: forbidden}
+spec:
+  securityContext: {sysctls: [{name: kernel.msgmax, value: '1'}]}
+  containers: [{name: a, image: 'coracle.example/busybox:1', command: [sleep, '100000']}]
+"#,
+    );
+    node.expect("p", "{.status.conditions[?(@.type==\"ContainersReady\")].status}", "True");
+    node.expect("p", "{.status.conditions[?(@.type==\"Ready\")].reason}", "ReadinessGatesNotReady");
+    let gate = r#"{"status":{"conditions":[{"type":"example.com/loaded","status":"True"}]}}"#;
+    node.cluster.kubectl(["patch", "pod", "p", "--subresource=status", "-p", gate]).ok();
+    node.ready("p");
+
+    assert_eq!(node.exec("p", "hostname"), "boat.fleet.default.svc.cluster.local\n");
+    let hosts = node.exec("p", "cat /etc/hosts");
+    assert!(hosts.contains("\tboat.fleet.default.svc.cluster.local\tboat\n"), "{hosts}");
+    assert!(hosts.contains("192.0.2.7\tharbour\tharbour.example\n"), "{hosts}");
+    assert_eq!(
+        node.exec("p", "cat /etc/resolv.conf"),
+        "search fleet.example\nnameserver 192.0.2.53\noptions ndots:3 edns0\n"
+    );
+    let processes = node.exec("p", "ps -o args");
+    assert!(processes.contains("sleep 100000") && processes.contains("sleep 200000"), "{processes}");
+    assert_eq!(node.exec("p", "cat /proc/sys/kernel/shm_rmid_forced"), "1\n");
+    assert_eq!(node.exec("p", "cat /proc/sys/net/ipv4/ip_local_port_range"), "10000\t10100\n");
+
+    node.ready("filtered");
+    let refused = node.exec("filtered", "mkdir /tmp/x 2>&1; touch /tmp/y && echo touched");
+    assert_eq!(refused, "mkdir: can't create directory '/tmp/x': Operation not permitted\ntouched\n");
+    node.expect("unfiltered", "{.status.containerStatuses[0].state.waiting.reason}", "CreateContainerError");
+    node.event("unfiltered", "Failed", "profiles/none.json");
+    node.expect("forbidden", "{.status.phase} {.status.reason}", "Failed SysctlForbidden");
+    node.expect(
+        "forbidden",
+        "{.status.message}",
+        "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted",
+    );
+    node.event("forbidden", "SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+    node.clean();
+}
