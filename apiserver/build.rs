@@ -24,11 +24,16 @@ use serde_json::{Value, json};
 #[expect(dead_code, unreachable_pub, reason = "a build script needs only the lookup")]
 mod strategic;
 
+#[path = "../manifests/src/structure/mod.rs"]
+#[expect(dead_code, unreachable_pub, reason = "a build script needs only the lookup")]
+mod structure;
+
 type Schemas = BTreeMap<String, Value>;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../manifests/src/strategic.rs");
+    println!("cargo::rerun-if-changed=../manifests/src/structure");
 
     let mut roots = Roots { generator: SchemaSettings::openapi3().into_generator(), kinds: Vec::new() };
     roots.stored::<apps::Deployment>();
@@ -60,6 +65,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (name, schema) in &mut schemas {
         special_type(name, schema);
         patch_strategies(name, schema);
+        ownership(name, schema);
     }
     write(&schemas)
 }
@@ -153,6 +159,28 @@ fn patch_strategies(of: &str, schema: &mut Value) {
         }
         if !field.merge_key.is_empty() {
             property["x-kubernetes-patch-merge-key"] = field.merge_key.into();
+        }
+    }
+}
+
+/// Says how finely the fields of a type are owned.
+fn ownership(of: &str, schema: &mut Value) {
+    if structure::is_atomic(of) {
+        schema["x-kubernetes-map-type"] = "atomic".into();
+    }
+    let Some(found) = structure::type_named(of) else { return };
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    for (name, property) in properties {
+        match found.field(name).map(|field| field.shape) {
+            Some(structure::Shape::Keyed(keys, _)) => {
+                let keys: Vec<&str> = keys.iter().map(|key| key.name).collect();
+                property["x-kubernetes-list-type"] = "map".into();
+                property["x-kubernetes-list-map-keys"] = keys.into();
+            }
+            Some(structure::Shape::Set) => property["x-kubernetes-list-type"] = "set".into(),
+            Some(structure::Shape::AtomicMap) => property["x-kubernetes-map-type"] = "atomic".into(),
+            _ if property["type"] == "array" => property["x-kubernetes-list-type"] = "atomic".into(),
+            _ => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use http::header::USER_AGENT;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use ipnet::Ipv4Net;
@@ -44,7 +45,8 @@ impl ApiServer {
     }
 
     async fn ask(&self, method: Method, path: &str, object: &Value) -> Result<(), ApiError> {
-        let request = Request::builder().method(method).uri(path).body(Body::from(object.to_string()));
+        let request = Request::builder().method(method).uri(path).header(USER_AGENT, "kube-apiserver");
+        let request = request.body(Body::from(object.to_string()));
         let request = request.map_err(ApiError::internal)?;
         let response = self.handle(request, Identity::user("system:apiserver", ["system:masters"])).await;
         let status = response.status();

@@ -26,6 +26,7 @@ mod metrics;
 mod node_proxy;
 mod object;
 pub mod openapi;
+mod ownership;
 pub mod patch;
 pub mod pki;
 pub mod protobuf;

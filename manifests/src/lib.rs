@@ -22,6 +22,7 @@ pub mod selector;
 pub mod service_env;
 pub mod status;
 pub mod strategic;
+pub mod structure;
 pub mod time;
 pub mod validate;
 pub mod yaml;

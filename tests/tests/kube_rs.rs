@@ -57,6 +57,23 @@ fn objects_are_made_changed_watched_and_deleted() {
         let kube::Error::Api(status) = stale else { panic!("{stale}") };
         assert_eq!((status.code, status.reason.as_str()), (409, "Conflict"));
 
+        // Server-side apply: a field of one's own, and one of somebody else.
+        let applied = |data: serde_json::Value| {
+            Patch::Apply(serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data}))
+        };
+        let ours = PatchParams::apply("ours");
+        let map = maps.patch("made", &ours, &applied(serde_json::json!({"c": "3"}))).await.unwrap();
+        assert_eq!(map.data.as_ref().unwrap().len(), 3);
+        assert_eq!(
+            map.managed_fields().iter().filter(|entry| entry.manager.as_deref() == Some("ours")).count(),
+            1
+        );
+        let taken = maps.patch("made", &ours, &applied(serde_json::json!({"a": "4"}))).await.unwrap_err();
+        let kube::Error::Api(status) = taken else { panic!("{taken}") };
+        assert_eq!((status.code, status.reason.as_str()), (409, "Conflict"));
+        let map = maps.patch("made", &ours.force(), &applied(serde_json::json!({"a": "4"}))).await.unwrap();
+        assert_eq!(map.data.unwrap().into_values().collect::<Vec<_>>(), ["4", "2"]);
+
         // A reflector that asks for a streaming list, and one that pages.
         for config in [watcher::Config::default().streaming_lists(), watcher::Config::default().page_size(1)]
         {

@@ -48,9 +48,40 @@ impl Drop for Background {
     }
 }
 
+/// Server-side apply: fields that go when they are no longer applied, conflicts, force, and the way over from
+/// client-side apply.
+fn server_side_apply(cluster: &Cluster, version: &str) {
+    let kubectl = |args: &[&str]| cluster.kubectl_version(version, args);
+    let map = |data: &str| {
+        let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ours}}\ndata: {{{data}}}\n");
+        cluster.machine.write("ours.yaml", &text).to_str().unwrap().to_owned()
+    };
+    let data = || kubectl(&["get", "configmap", "ours", "-o", "jsonpath={.data}"]).ok();
+    let file = map("a: \"1\", b: \"1\"");
+    let applied = kubectl(&["apply", "--server-side", "-f", &file]).ok();
+    assert!(applied.contains("configmap/ours serverside-applied"), "{applied}");
+    kubectl(&["apply", "--server-side", "-f", &map("b: \"2\"")]).ok();
+    assert_eq!(data(), r#"{"b":"2"}"#);
+    let file = map("b: \"3\"");
+    let refused = kubectl(&["apply", "--server-side", "--field-manager=other", "-f", &file]);
+    assert!(refused.stderr.contains("conflict with \"kubectl\": .data.b"), "{refused:?}");
+    kubectl(&["apply", "--server-side", "--field-manager=other", "--force-conflicts", "-f", &file]).ok();
+    assert_eq!(data(), r#"{"b":"3"}"#);
+    kubectl(&["delete", "-f", &file]).ok();
+
+    kubectl(&["apply", "-f", &map("a: \"1\", b: \"1\"")]).ok();
+    kubectl(&["apply", "--server-side", "-f", &map("a: \"2\", b: \"1\"")]).ok();
+    kubectl(&["apply", "--server-side", "-f", &map("a: \"2\"")]).ok();
+    // The oldest leaves its client-side account in place, which still owns the field.
+    let expected = if version == "1.20" { r#"{"a":"2","b":"1"}"# } else { r#"{"a":"2"}"# };
+    assert_eq!(data(), expected);
+    kubectl(&["delete", "-f", &file]).ok();
+}
+
 fn check(version: &str) {
     let cluster = Cluster::up();
     let kubectl = |args: &[&str]| cluster.kubectl_version(version, args);
+    server_side_apply(&cluster, version);
     let file = cluster.machine.write("web.yaml", WEB);
     let file = file.to_str().unwrap();
 

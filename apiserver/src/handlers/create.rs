@@ -7,6 +7,7 @@ use manifests::status::ApiError;
 use super::{Call, Reply};
 use crate::admission::namespace_lifecycle;
 use crate::error::Error;
+use crate::ownership::{Account, Writer};
 use crate::registry::{AnyObject, Claims, Env, Row};
 use crate::request::content;
 use crate::request::params::WriteParams;
@@ -31,10 +32,11 @@ impl ApiServer {
             );
         }
         metadata::match_namespace(object.meta_mut(), call.row.kind.namespaced, &call.path.namespace)?;
+        let writer = call.writer(&write.manager);
         let mut attempts = 0;
         let (written, warnings) = loop {
             attempts += 1;
-            match self.create_once(call, &*object, write.dry_run).await {
+            match self.create_once(call, &*object, &writer, write.dry_run).await {
                 Err(Error::Api(error))
                     if error.is_already_exists() && is_generated(&*object) && attempts < NAME_ATTEMPTS => {}
                 done => break done?,
@@ -48,6 +50,7 @@ impl ApiServer {
         &self,
         call: &Call,
         object: &dyn AnyObject,
+        writer: &Writer,
         dry_run: bool,
     ) -> Result<(Bytes, Vec<String>), Error> {
         let mut object = object.boxed();
@@ -58,7 +61,7 @@ impl ApiServer {
         let written = self
             .write(&call.row, &key, dry_run, |current| {
                 let env = self.env();
-                let decision = decide(&call.row, current, &*object, &env)?;
+                let decision = decide(&call.row, current, &*object, &env, Account::Of(writer))?;
                 if let Decision::Put(object, _) = &decision {
                     warnings = call.row.hooks.warnings(&**object);
                 }
@@ -81,6 +84,7 @@ pub(crate) fn decide(
     current: &Current,
     object: &dyn AnyObject,
     env: &Env<'_>,
+    account: Account<'_>,
 ) -> Result<Decision, Error> {
     let mut object = object.boxed();
     let name = object.meta().name.clone().unwrap_or_default();
@@ -94,6 +98,7 @@ pub(crate) fn decide(
         return Err(exists(row, &name, &**existing, object.meta().generate_name.as_deref()).into());
     }
     row.hooks.default(&mut *object);
+    account.keep(&mut *object, None, env.now)?;
     row.hooks.prepare_create(&mut *object, env)?;
     let errors = row.hooks.validate(&*object);
     if !errors.is_empty() {

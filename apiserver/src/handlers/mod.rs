@@ -1,5 +1,6 @@
 //! The verbs, written once over rows.
 
+pub(crate) mod apply;
 pub(crate) mod binding;
 pub(crate) mod create;
 pub(crate) mod delete;
@@ -17,6 +18,7 @@ use http::{HeaderMap, StatusCode};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 
 use crate::body::Body;
+use crate::ownership::{Writer, manager_name};
 use crate::registry::Row;
 use crate::request::accept::Output;
 use crate::request::params::Params;
@@ -34,6 +36,12 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Who writes, in the words of `metadata.managedFields`.
+    pub(crate) fn writer(&self, manager: &str) -> Writer {
+        let subresource = self.row.kind.subresource(&self.path.subresource).map_or("", |found| found.name);
+        Writer::new(manager_name(manager, &self.headers), self.row.stored_kind(), subresource)
+    }
+
     /// The key of the named object after the resource's prefix.
     pub(crate) fn key(&self) -> String {
         self.row.relative_key(&self.path.namespace, &self.path.name)

@@ -8,9 +8,11 @@ use manifests::json::Document;
 use manifests::status::ApiError;
 use serde_json::Value;
 
+use super::apply::MEDIA_TYPE;
 use super::update::{check_name, decide};
 use super::{Call, Reply};
 use crate::error::Error;
+use crate::ownership::Account;
 use crate::patch::{self, PatchType};
 use crate::registry::Part;
 use crate::request::content;
@@ -18,31 +20,24 @@ use crate::request::params::WriteParams;
 use crate::server::ApiServer;
 use crate::write::{decode, metadata};
 
-/// The media type of server-side apply.
-const APPLY: &str = "application/apply-patch+yaml";
-
 /// Which kind of patch a request carries.
 pub(super) fn patch_type(call: &Call) -> Result<PatchType, ApiError> {
-    let media = content::media_type(&call.headers);
-    PatchType::from_content_type(media).ok_or_else(|| {
-        let error = ApiError::unsupported_media_type(&PatchType::ALL.map(PatchType::media_type));
-        if media != APPLY {
-            return error;
-        }
-        let mut status = error.into_status();
-        let hint = "server-side apply is not served; use client-side apply (kubectl apply --server-side=false) or \
-                    another kind of patch";
-        status.message = Some(format!("{}: {hint}", status.message.unwrap_or_default()));
-        ApiError::from_status(status)
+    PatchType::from_content_type(content::media_type(&call.headers)).ok_or_else(|| {
+        let [json, merge, strategic] = PatchType::ALL.map(PatchType::media_type);
+        ApiError::unsupported_media_type(&[json, merge, strategic, MEDIA_TYPE])
     })
 }
 
 impl ApiServer {
     pub(crate) async fn patch(&self, call: &Call, part: Part, body: Bytes) -> Result<Reply, Error> {
+        if content::media_type(&call.headers) == MEDIA_TYPE {
+            return self.apply(call, part, body).await;
+        }
         let kind = patch_type(call)?;
         let write = WriteParams::parse(&call.params, "PatchOptions")?;
         let row = &call.row;
         let type_name = manifests::strategic::type_name(row.kind.group, row.kind.version, row.kind.kind);
+        let writer = call.writer(&write.manager);
         let mut warnings = Vec::new();
         let written = self
             .write(row, &call.key(), write.dry_run, |current| {
@@ -57,7 +52,7 @@ impl ApiServer {
                 check_name(object.meta().name.as_deref(), &call.path.name)?;
                 metadata::match_namespace(object.meta_mut(), row.kind.namespaced, &call.path.namespace)?;
                 warnings = decoded.warnings;
-                decide(row, part, current, object, &self.env())
+                decide(row, part, current, object, &self.env(), Account::Of(&writer))
             })
             .await?;
         Ok(Reply::Object { code: http::StatusCode::OK, json: written.json, warnings })

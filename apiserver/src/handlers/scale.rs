@@ -13,6 +13,7 @@ use super::patch::patch_type;
 use super::update::{check_name, decide};
 use super::{Call, Reply};
 use crate::error::Error;
+use crate::ownership::Account;
 use crate::patch;
 use crate::registry::{AnyObject, Part};
 use crate::request::content;
@@ -44,6 +45,9 @@ impl ApiServer {
     }
 
     pub(crate) async fn patch_scale(&self, call: &Call, body: Bytes) -> Result<Reply, Error> {
+        if content::media_type(&call.headers) == super::apply::MEDIA_TYPE {
+            return self.apply_scale(call, body).await;
+        }
         let kind = patch_type(call)?;
         let write = WriteParams::parse(&call.params, "PatchOptions")?;
         let type_name = manifests::strategic::type_name("autoscaling", "v1", "Scale");
@@ -56,6 +60,25 @@ impl ApiServer {
         .await
     }
 
+    /// Applies the replicas: a configuration of the object that the Scale is a view of.
+    async fn apply_scale(&self, call: &Call, body: Bytes) -> Result<Reply, Error> {
+        let write = WriteParams::parse_apply(&call.params)?;
+        let mut value = super::apply::configuration(&body)?;
+        check_type(&mut value, "autoscaling/v1", "Scale")?;
+        let document = Document { value, duplicates: Vec::new() };
+        let (scale, _) = manifests::decode::decode_document::<Scale>(&document, write.field_validation)
+            .map_err(|error| ApiError::bad_request(error.for_kind("autoscaling/v1", "Scale")))?;
+        let row = &call.row;
+        let replicas = scale.spec.and_then(|spec| spec.replicas);
+        let config = serde_json::json!({
+            "apiVersion": row.kind.api_version(), "kind": row.kind.kind,
+            "metadata": {"name": call.path.name, "namespace": call.path.namespace},
+            "spec": replicas.map(|replicas| serde_json::json!({"replicas": replicas})).unwrap_or_default(),
+        });
+        let written = self.apply_to(call, Part::Main, &write, &config, false).await?;
+        Ok(Reply::ok(self.scale_json(call, &written.json)?))
+    }
+
     /// Writes the replicas of the Scale that `wanted` makes of the current one.
     async fn write_scale(
         &self,
@@ -65,6 +88,7 @@ impl ApiServer {
     ) -> Result<Reply, Error> {
         let row = &call.row;
         let name = &call.path.name;
+        let writer = call.writer(&write.manager);
         let written = self
             .write(row, &call.key(), write.dry_run, |current| {
                 let Some(old) = &current.object else { return Err(row.not_found(name).into()) };
@@ -89,7 +113,7 @@ impl ApiServer {
                     new.meta_mut().uid = scale.metadata.uid;
                 }
                 set_replicas(&mut *new, replicas);
-                decide(row, Part::Main, current, new, &self.env())
+                decide(row, Part::Main, current, new, &self.env(), Account::Of(&writer))
             })
             .await?;
         Ok(Reply::ok(self.scale_json(call, &written.json)?))

@@ -8,6 +8,7 @@ use manifests::status::ApiError;
 use super::create::decide as decide_create;
 use super::{Call, Reply};
 use crate::error::Error;
+use crate::ownership::Account;
 use crate::registry::{AnyObject, Env, Part, Row};
 use crate::request::content;
 use crate::request::params::{WriteParams, resource_version};
@@ -26,9 +27,10 @@ impl ApiServer {
         check_name(object.meta().name.as_deref(), &call.path.name)?;
         object.meta_mut().name = Some(call.path.name.clone());
         metadata::match_namespace(object.meta_mut(), call.row.kind.namespaced, &call.path.namespace)?;
+        let writer = call.writer(&write.manager);
         let written = self
             .write(&call.row, &call.key(), write.dry_run, |current| {
-                decide(&call.row, part, current, object.boxed(), &self.env())
+                decide(&call.row, part, current, object.boxed(), &self.env(), Account::Of(&writer))
             })
             .await?;
         let code = if written.outcome == Outcome::Created { StatusCode::CREATED } else { StatusCode::OK };
@@ -53,6 +55,7 @@ pub(crate) fn decide(
     current: &Current,
     mut new: Box<dyn AnyObject>,
     env: &Env<'_>,
+    account: Account<'_>,
 ) -> Result<Decision, Error> {
     let name = new.meta().name.clone().unwrap_or_default();
     let traits = row.hooks.traits();
@@ -67,7 +70,7 @@ pub(crate) fn decide(
                 .into());
         }
         metadata::before_create(new.meta_mut(), row.kind.has_generation, env.now);
-        return decide_create(row, current, &*new, env);
+        return decide_create(row, current, &*new, env, account);
     };
     let uid = new.meta().uid.as_deref().unwrap_or_default();
     let have = old.meta().uid.as_deref().unwrap_or_default();
@@ -85,6 +88,7 @@ pub(crate) fn decide(
     }
     row.hooks.default(&mut *new);
     metadata::before_update(new.meta_mut(), old.meta());
+    account.keep(&mut *new, Some(current), env.now)?;
     row.hooks.prepare_update(&mut *new, &**old, part, env)?;
     let errors = row.hooks.validate_update(&*new, &**old, part);
     if !errors.is_empty() {

@@ -26,6 +26,7 @@ use crate::object::Layout;
 pub(crate) trait AnyObject: Any + fmt::Debug + Send + Sync {
     fn meta(&self) -> &ObjectMeta;
     fn meta_mut(&mut self) -> &mut ObjectMeta;
+    fn to_value(&self) -> Result<serde_json::Value, EncodeError>;
     /// The stored form.
     fn encode(&self, layout: &Layout) -> Result<Vec<u8>, EncodeError>;
     fn boxed(&self) -> Box<dyn AnyObject>;
@@ -43,6 +44,10 @@ where
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         self.metadata_mut()
+    }
+
+    fn to_value(&self) -> Result<serde_json::Value, EncodeError> {
+        manifests::encode::to_value(self)
     }
 
     fn encode(&self, layout: &Layout) -> Result<Vec<u8>, EncodeError> {

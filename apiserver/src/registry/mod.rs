@@ -66,6 +66,11 @@ impl Row {
         Row { kind, hooks, cache: self.cache.clone(), view: Some(view) }
     }
 
+    /// The kind as which objects are stored.
+    pub(crate) fn stored_kind(&self) -> &'static kinds::Kind {
+        if self.view.is_some() { &kinds::EVENT } else { self.kind }
+    }
+
     /// An encoded object as this row shows it.
     pub(crate) fn shown(&self, json: &Bytes) -> Bytes {
         self.view.map_or_else(|| json.clone(), |view| view.show(json))

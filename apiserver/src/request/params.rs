@@ -184,20 +184,43 @@ fn check_combination(params: &Params, watch: bool, initial_events: Option<bool>)
 pub(crate) struct WriteParams {
     pub(crate) dry_run: bool,
     pub(crate) field_validation: FieldValidation,
+    /// Whose fields are written; empty if the request does not say.
+    pub(crate) manager: String,
+    /// Whether an apply takes fields from others.
+    pub(crate) force: bool,
 }
 
 impl WriteParams {
     /// `options` names the kind of options in errors: `CreateOptions`, `UpdateOptions` or `PatchOptions`.
     pub(crate) fn parse(params: &Params, options: &str) -> Result<WriteParams, ApiError> {
+        WriteParams::read(params, options, false)
+    }
+
+    /// The same for a request that applies.
+    pub(crate) fn parse_apply(params: &Params) -> Result<WriteParams, ApiError> {
+        WriteParams::read(params, "PatchOptions", true)
+    }
+
+    fn read(params: &Params, options: &str, applies: bool) -> Result<WriteParams, ApiError> {
         let dry_run: Vec<&str> = params.all("dryRun").filter(|value| !value.is_empty()).collect();
         let validation = params.get("fieldValidation").unwrap_or_default();
         let mut errors = validate::dry_run(dry_run.iter().copied());
         errors.extend(validate::field_validation(validation));
-        errors.extend(validate::field_manager(params.get("fieldManager").unwrap_or_default()));
+        let manager = params.get("fieldManager").unwrap_or_default();
+        errors.extend(validate::field_manager(manager));
+        let force = params.flag("force")?;
+        if applies && manager.is_empty() {
+            errors.push(FieldError::required(&Path::new("fieldManager"), "is required for apply patch"));
+        }
+        if !applies && options == "PatchOptions" && force.is_some() {
+            let detail = "may not be specified for non-apply patch";
+            errors.push(FieldError::forbidden(&Path::new("force"), detail));
+        }
         let (dry_run, field_validation) =
             (!dry_run.is_empty(), FieldValidation::parse(validation).unwrap_or_default());
         if errors.is_empty() {
-            return Ok(WriteParams { dry_run, field_validation });
+            let (manager, force) = (manager.to_owned(), force == Some(true));
+            return Ok(WriteParams { dry_run, field_validation, manager, force });
         }
         Err(ApiError::invalid(options, "meta.k8s.io", "", &errors))
     }

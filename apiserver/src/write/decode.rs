@@ -31,8 +31,6 @@ pub(crate) fn decode(
         .decode(&document, validation)
         .map_err(|error| ApiError::bad_request(error.for_kind(&api_version, row.kind.kind)))?;
     let meta = object.meta_mut();
-    // Ownership of fields is not tracked, so what a client sends of it means nothing.
-    meta.managed_fields = None;
     meta.self_link = None;
     Ok(Decoded { object, warnings })
 }

@@ -57,7 +57,6 @@ pub(crate) fn before_create(meta: &mut ObjectMeta, has_generation: bool, now: Ti
     meta.deletion_grace_period_seconds = None;
     meta.self_link = None;
     meta.resource_version = None;
-    meta.managed_fields = None;
     meta.generation = has_generation.then_some(1);
     if meta.name.as_deref().unwrap_or_default().is_empty()
         && let Some(base) = meta.generate_name.as_deref().filter(|base| !base.is_empty())
@@ -70,7 +69,6 @@ pub(crate) fn before_create(meta: &mut ObjectMeta, has_generation: bool, now: Ti
 /// Before an object is changed: what clients cannot change is put back.
 pub(crate) fn before_update(meta: &mut ObjectMeta, old: &ObjectMeta) {
     meta.resource_version.clone_from(&old.resource_version);
-    meta.managed_fields = None;
     meta.self_link = None;
     meta.generation = old.generation;
     if meta.uid.as_deref().unwrap_or_default().is_empty() {

@@ -58,6 +58,15 @@ pub(crate) struct Current {
     pub(crate) json: Bytes,
 }
 
+impl Current {
+    /// The object as a value, without what changes with every write.
+    pub(crate) fn bare(&self) -> Result<serde_json::Value, Error> {
+        let value = serde_json::from_slice(&self.json)
+            .map_err(|source| Error::Stored { key: String::new(), source })?;
+        Ok(crate::ownership::bare(value))
+    }
+}
+
 impl ApiServer {
     /// Decides and commits until it is done. `decide` may be called several times and must not have effects.
     pub(crate) async fn write(

@@ -1,6 +1,7 @@
 //! The API server over the memory store, called in process.
 
 mod access;
+mod apply;
 mod common;
 mod crud;
 mod deletion;
