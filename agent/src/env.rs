@@ -155,6 +155,7 @@ mod tests {
                 ("away".to_owned(), Seen::Unknown("the server is away".into())),
             ]),
             secrets: BTreeMap::from([("s".to_owned(), Seen::Present(Arc::new(secret)))]),
+            ..Snapshot::default()
         }
     }
 

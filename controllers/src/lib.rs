@@ -17,9 +17,11 @@ mod ownership;
 mod pod_gc;
 mod pod_state;
 mod replica_set;
+mod root_ca;
 mod service_account;
 mod service_pods;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use client::lease::{Leadership, LeaseOptions, lead};
@@ -39,15 +41,21 @@ pub struct Options {
     pub lease: Option<LeaseOptions>,
     /// Caches that the process shares, and runs. Not used with a lease.
     pub informers: Option<Informers>,
+    /// PEM bundle with the authority of the API server, for every namespace.
+    pub root_ca: Option<Arc<str>>,
 }
 
 /// Runs all controllers until told to stop.
 pub async fn run(client: Client, options: Options, stop: CancellationToken) -> Result<(), TaskError> {
     let Some(lease) = &options.lease else {
-        return hold_the_helm(client, options.informers, stop).await;
+        return hold_the_helm(client, options.informers, options.root_ca, stop).await;
     };
     loop {
-        match lead(&client, lease, &stop, |held| hold_the_helm(client.clone(), None, held)).await {
+        match lead(&client, lease, &stop, |held| {
+            hold_the_helm(client.clone(), None, options.root_ca.clone(), held)
+        })
+        .await
+        {
             Leadership::NeverLed => return Ok(()),
             Leadership::Finished(outcome) => return outcome,
             Leadership::Lost(outcome) => outcome?,
@@ -58,6 +66,7 @@ pub async fn run(client: Client, options: Options, stop: CancellationToken) -> R
 async fn hold_the_helm(
     client: Client,
     informers: Option<Informers>,
+    root_ca: Option<Arc<str>>,
     stop: CancellationToken,
 ) -> Result<(), TaskError> {
     let mut group = TaskGroup::new(stop.child_token());
@@ -73,6 +82,9 @@ async fn hold_the_helm(
     node_lifecycle::start(&context, &mut group);
     pod_gc::start(&context, &mut group);
     replica_set::start(&context, &mut group);
+    if let Some(ca) = root_ca {
+        root_ca::start(&context, ca, &mut group);
+    }
     service_account::start(&context, &mut group);
     group.join(DRAIN).await
 }

@@ -3,12 +3,14 @@
 //! Whoever computes something from them (environment, volumes) gets a [`Snapshot`]: plain values, no waiting.
 
 mod source;
+mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use manifests::k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 pub use source::{ObjectSource, Subscription};
+pub use token::TokenKey;
 
 /// What is known of one object.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub struct Snapshot {
     pub config_maps: BTreeMap<String, Seen<ConfigMap>>,
     /// By name.
     pub secrets: BTreeMap<String, Seen<Secret>>,
+    /// Tokens of service accounts.
+    pub tokens: BTreeMap<TokenKey, Seen<String>>,
 }
 
 /// An object that should be there and is not.
@@ -71,6 +75,16 @@ impl Snapshot {
     pub fn secret(&self, name: &str, optional: bool) -> Result<Option<&Secret>, LookupError> {
         find("secret", &self.secrets, name, optional)
     }
+
+    /// A token of a service account.
+    pub fn token(&self, key: &TokenKey) -> Result<&str, LookupError> {
+        let message = match self.tokens.get(key) {
+            Some(Seen::Present(token)) => return Ok(token),
+            Some(Seen::Unknown(message)) => message.clone(),
+            Some(Seen::Missing) | None => "failed to fetch token: nobody asked for it".to_owned(),
+        };
+        Err(LookupError::Unknown { message })
+    }
 }
 
 fn find<'a, T>(
@@ -94,12 +108,14 @@ pub struct References {
     pub config_maps: BTreeSet<String>,
     /// Secrets, pull secrets included.
     pub secrets: BTreeSet<String>,
+    /// Tokens of service accounts.
+    pub tokens: BTreeSet<TokenKey>,
 }
 
 impl References {
     /// Nothing at all.
     pub fn is_empty(&self) -> bool {
-        self.config_maps.is_empty() && self.secrets.is_empty()
+        self.config_maps.is_empty() && self.secrets.is_empty() && self.tokens.is_empty()
     }
 }
 
@@ -124,6 +140,8 @@ pub fn references(pod: &Pod) -> References {
         for projection in projections {
             found.config_maps.extend(projection.config_map.as_ref().map(|source| source.name.clone()));
             found.secrets.extend(projection.secret.as_ref().map(|source| source.name.clone()));
+            let token = projection.service_account_token.as_ref();
+            found.tokens.extend(token.map(|token| TokenKey::of(pod, token)));
         }
     }
     found.secrets.extend(spec.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()));
@@ -151,11 +169,13 @@ containers:
 volumes:
 - {name: a, configMap: {name: cm-vol}}
 - {name: b, secret: {secretName: s-vol}}
-- {name: c, projected: {sources: [{configMap: {name: cm-proj}}, {secret: {name: s-proj}}]}}
+- {name: c, projected: {sources: [{configMap: {name: cm-proj}}, {secret: {name: s-proj}}, {serviceAccountToken: {path: t}}]}}
 ");
         let found = references(&pod);
         let names = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(" ");
         assert_eq!(names(&found.config_maps), "cm-init cm-key cm-proj cm-vol");
         assert_eq!(names(&found.secrets), "pull s-from s-key s-proj s-vol");
+        let token = TokenKey { service_account: "default".into(), audience: String::new(), expiration: 3600 };
+        assert_eq!(found.tokens, BTreeSet::from([token]));
     }
 }

@@ -10,15 +10,17 @@ use std::time::Duration;
 
 use client::watcher::{Event, Params, Watcher};
 use client::{Client, ErrorChain, Object};
-use manifests::k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use manifests::k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use manifests::k8s_openapi::{Metadata, NamespaceResourceScope, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::token::{self, TokenKey};
 use super::{References, Seen, Snapshot};
 use crate::disk::{self, Durability};
+use crate::names;
 
 /// How long a server that does not answer is waited for, when there is nothing else.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -60,6 +62,7 @@ impl<K> Drop for Follower<K> {
 pub struct Subscription {
     config_maps: BTreeMap<String, Interest<ConfigMap>>,
     secrets: BTreeMap<String, Interest<Secret>>,
+    tokens: BTreeMap<TokenKey, Interest<String>>,
 }
 
 #[derive(Debug)]
@@ -74,9 +77,20 @@ impl ObjectSource {
         Self { client, dir, config_maps: Mutex::default(), secrets: Mutex::default() }
     }
 
-    /// Follows the objects that `references` names in `namespace`. Must be called within a tokio runtime.
-    pub fn subscribe(&self, namespace: &str, references: &References) -> Subscription {
+    /// Follows what `pod` refers to; copies of its tokens are in `pod_dir`. Must be called within a tokio runtime.
+    pub fn subscribe(&self, pod: &Arc<Pod>, references: &References, pod_dir: &Path) -> Subscription {
         let mut subscription = Subscription::default();
+        let namespace = names::namespace(pod);
+        for key in &references.tokens {
+            // A token is the pod's own: nobody else follows it.
+            let (sender, seen) = watch::channel(None);
+            let file = pod_dir.join(token::file_name(key));
+            let asked =
+                token::Asked { client: self.client.clone(), pod: pod.clone(), key: key.clone(), file };
+            let task = tokio::spawn(token::follow(asked, sender));
+            let follower = Arc::new(Follower { seen: seen.clone(), task });
+            subscription.tokens.insert(key.clone(), Interest { follower, seen });
+        }
         for name in &references.config_maps {
             let interest = self.follow(&self.config_maps, "configmap", namespace, name);
             subscription.config_maps.insert(name.clone(), interest);
@@ -122,6 +136,9 @@ impl Subscription {
         for (name, interest) in &mut self.secrets {
             snapshot.secrets.insert(name.clone(), interest.wait().await);
         }
+        for (key, interest) in &mut self.tokens {
+            snapshot.tokens.insert(key.clone(), interest.wait().await);
+        }
         snapshot
     }
 
@@ -141,7 +158,14 @@ impl Subscription {
                 }
             }) as std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>
         });
-        let all: Vec<_> = config_maps.chain(secrets).collect();
+        let tokens = self.tokens.values_mut().map(|interest| {
+            Box::pin(async move {
+                if interest.seen.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }) as std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>
+        });
+        let all: Vec<_> = config_maps.chain(secrets).chain(tokens).collect();
         if all.is_empty() {
             std::future::pending::<()>().await;
         }
@@ -153,6 +177,7 @@ impl Subscription {
         Self {
             config_maps: self.config_maps.iter().map(|(name, i)| (name.clone(), i.fork())).collect(),
             secrets: self.secrets.iter().map(|(name, i)| (name.clone(), i.fork())).collect(),
+            tokens: self.tokens.iter().map(|(key, i)| (key.clone(), i.fork())).collect(),
         }
     }
 }
@@ -266,13 +291,16 @@ mod tests {
         let source = ObjectSource::new(None, dir.path().to_owned());
         let references = References {
             config_maps: ["here".to_owned(), "gone".to_owned()].into(),
-            secrets: Default::default(),
+            ..References::default()
         };
-        let mut subscription = source.subscribe("ns", &references);
+        let mut pod = crate::fixture::pod("containers: [{name: a, image: i}]");
+        pod.metadata.namespace = Some("ns".to_owned());
+        let pod = Arc::new(pod);
+        let mut subscription = source.subscribe(&pod, &references, dir.path());
         let snapshot = subscription.snapshot().await;
         assert!(matches!(snapshot.config_maps["here"], Seen::Present(_)));
         assert!(matches!(snapshot.config_maps["gone"], Seen::Unknown(_)));
-        let again = source.subscribe("ns", &references);
+        let again = source.subscribe(&pod, &references, dir.path());
         assert!(Arc::ptr_eq(&again.config_maps["here"].follower, &subscription.config_maps["here"].follower));
     }
 }

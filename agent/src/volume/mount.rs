@@ -46,6 +46,15 @@ pub enum MountError {
         #[source]
         source: Errno,
     },
+    /// Mounting an image.
+    #[error("mounting an image on {path}")]
+    Image {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
     /// A host path is not what it should be.
     #[error("hostPath type check failed: {path} is not {expected}")]
     HostPathType {
@@ -160,10 +169,53 @@ pub fn memory(path: &Path, size: Option<u64>, group: Option<u32>) -> Result<(), 
     give_to(path, group, EMPTY_DIR_MODE)
 }
 
-fn is_mount_point(path: &Path) -> bool {
+/// Whether something is mounted there.
+pub fn is_mount_point(path: &Path) -> bool {
     let device = |path: &Path| rustix::fs::stat(path).ok().map(|stat| stat.st_dev);
     let parent = path.parent().unwrap_or(path);
     device(path).is_some() && device(path) != device(parent)
+}
+
+/// The files of an image, for reading only. `layers` are directories, topmost first. One that is mounted stays.
+pub fn image(path: &Path, layers: &[PathBuf]) -> Result<(), MountError> {
+    directory(path)?;
+    if is_mount_point(path) {
+        return Ok(());
+    }
+    let failed = |source| MountError::Image { path: path.to_owned(), source };
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    match layers {
+        [] => {
+            // An image without files is an empty directory.
+            let options = c"mode=0755,size=4096";
+            rustix::mount::mount("tmpfs", path, "tmpfs", flags, options).map_err(failed)
+        }
+        layers => {
+            // An overlay wants two directories below; an empty one changes nothing.
+            let empty = path.with_extension("empty");
+            directory(&empty)?;
+            let mut options = Vec::from(b"lowerdir=");
+            for layer in layers {
+                options.extend(escaped(layer));
+                options.push(b':');
+            }
+            options.extend(escaped(&empty));
+            let options = std::ffi::CString::new(options).unwrap_or_default();
+            rustix::mount::mount("overlay", path, "overlay", flags, options.as_c_str()).map_err(failed)
+        }
+    }
+}
+
+/// A path as the overlay's options have it: separators within it are escaped.
+fn escaped(path: &Path) -> Vec<u8> {
+    let mut out = Vec::new();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        if matches!(byte, b':' | b',' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(*byte);
+    }
+    out
 }
 
 /// Checks that a host path is what it should be, and makes it where that is wanted.

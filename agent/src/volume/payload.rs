@@ -6,7 +6,7 @@ use manifests::k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Po
 
 use super::plan::FileSource;
 use crate::downward::{self, DownwardError, Facts};
-use crate::objects::{LookupError, Snapshot};
+use crate::objects::{LookupError, Snapshot, TokenKey};
 
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,16 @@ pub fn payload(
                 let data = data.map(|(key, bytes)| (key.as_str(), bytes.0.as_slice())).collect();
                 let items = projection.items.as_deref();
                 add_keys(&mut files, "secret", &data, items, default_mode, optional)?;
+            }
+            FileSource::Token(projection) => {
+                let content = objects.token(&TokenKey::of(pod, projection))?.as_bytes().to_vec();
+                let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+                // The pod's group gets it with the volume; nobody else needs it then.
+                let mode = match context.and_then(|context| context.fs_group) {
+                    Some(_) => 0o600,
+                    None => default_mode,
+                };
+                files.insert(relative(&projection.path)?, File { content, mode });
             }
             FileSource::Downward(projection) => {
                 for item in projection.items.iter().flatten() {
@@ -164,6 +174,10 @@ mod tests {
         let objects = Snapshot {
             config_maps: BTreeMap::from([("c".into(), Seen::Present(Arc::new(config_map)))]),
             secrets: BTreeMap::from([("s".into(), Seen::Present(Arc::new(secret)))]),
+            tokens: BTreeMap::from([(
+                TokenKey { service_account: "default".into(), audience: "vault".into(), expiration: 600 },
+                Seen::Present(Arc::new("secret-token".to_owned())),
+            )]),
         };
         let planned = plan(&pod, Path::new("/p")).unwrap().remove(0);
         let Kind::Files { sources, mode } = planned.kind else { panic!("{volume} has no files") };
@@ -197,6 +211,14 @@ mod tests {
             Err("invalid path \"../x\": must be relative, without '..'"),
         );
         check("secret: {secretName: s, defaultMode: 256}", Ok("p=pw:400"));
+        check(
+            "projected: {sources: [{serviceAccountToken: {path: t, audience: vault, expirationSeconds: 600}}]}",
+            Ok("t=secret-token:644"),
+        );
+        check(
+            "projected: {sources: [{serviceAccountToken: {path: t}}]}",
+            Err("failed to fetch token: nobody asked for it"),
+        );
         check(
             "downwardAPI: {items: [{path: n, fieldRef: {fieldPath: metadata.name}}, {path: c, resourceFieldRef: {containerName: a, resource: limits.cpu}}]}",
             Ok("c=1:644 n=web:644"),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use manifests::k8s_openapi::api::core::v1::{
-    ConfigMapProjection, DownwardAPIProjection, Pod, SecretProjection, Volume,
+    ConfigMapProjection, DownwardAPIProjection, Pod, SecretProjection, ServiceAccountTokenProjection, Volume,
 };
 use manifests::quantity::Quantity;
 
@@ -35,6 +35,13 @@ pub enum Kind {
     HostPath {
         /// What is there, or is made there.
         expect: HostPathType,
+    },
+    /// The files of an image, which nobody can change.
+    Image {
+        /// Name of the image.
+        reference: String,
+        /// When it is fetched: `Always`, `IfNotPresent` or `Never`.
+        policy: String,
     },
     /// Files that are made of API objects.
     Files {
@@ -75,6 +82,8 @@ pub enum FileSource {
     Secret(SecretProjection),
     /// Fields of the pod.
     Downward(DownwardAPIProjection),
+    /// A token of the pod's service account.
+    Token(ServiceAccountTokenProjection),
 }
 
 /// A volume that cannot be.
@@ -149,10 +158,16 @@ fn plan_one(volume: &Volume, pod_dir: &Path) -> Result<VolumePlan, PlanError> {
             let planned = None
                 .or_else(|| projection.config_map.clone().map(FileSource::ConfigMap))
                 .or_else(|| projection.secret.clone().map(FileSource::Secret))
-                .or_else(|| projection.downward_api.clone().map(FileSource::Downward));
+                .or_else(|| projection.downward_api.clone().map(FileSource::Downward))
+                .or_else(|| projection.service_account_token.clone().map(FileSource::Token));
             sources.push(planned.ok_or_else(|| PlanError::UnsupportedProjection { name: name.clone() })?);
         }
         (at("projected"), Kind::Files { sources, mode: mode(source.default_mode) })
+    } else if let Some(source) = &volume.image {
+        let reference = source.reference.clone().unwrap_or_default();
+        let policy = source.pull_policy.clone().filter(|policy| !policy.is_empty());
+        let policy = policy.unwrap_or_else(|| "IfNotPresent".to_owned());
+        (at("image"), Kind::Image { reference, policy })
     } else if *volume == (Volume { name: volume.name.clone(), ..Volume::default() }) {
         // No source at all is an emptyDir, as the defaults say; static pods may come without them.
         (at("empty-dir"), Kind::EmptyDir)
@@ -223,6 +238,13 @@ mod tests {
             Ok((
                 "/p/volumes/kubernetes.io~secret/v",
                 Kind::Files { sources: vec![FileSource::Secret(projection)], mode: 0o644 },
+            )),
+        );
+        check(
+            "image: {reference: x/y:1, pullPolicy: Never}",
+            Ok((
+                "/p/volumes/kubernetes.io~image/v",
+                Kind::Image { reference: "x/y:1".into(), policy: "Never".into() },
             )),
         );
         check("nfs: {server: s, path: /}", Err("volume \"v\" has a type that this node does not support"));

@@ -74,7 +74,9 @@ impl ControlPlane {
         let options =
             scheduler::Options { informers: Some(informers.clone()), ..scheduler::Options::default() };
         group.spawn("scheduler", scheduler::run(scheduler, options, stop.clone()));
-        let options = controllers::Options { informers: Some(informers), ..controllers::Options::default() };
+        let root_ca = Some(self.pki.ca().into());
+        let options =
+            controllers::Options { informers: Some(informers), root_ca, ..controllers::Options::default() };
         group.spawn("controllers", controllers::run(controllers, options, stop));
     }
 

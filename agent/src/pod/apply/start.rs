@@ -29,7 +29,7 @@ use crate::spec::{
     host_devices, privileged, seccomp_choice, verify_run_as_non_root, volume_mounts,
 };
 use crate::volume::mount;
-use crate::volume::plan::plan;
+use crate::volume::plan::{Kind, plan};
 
 /// What upstream waits before it tries a container again that could not be made.
 const RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -249,8 +249,13 @@ fn prepare(
     write(&termination_log, b"", 0o666)?;
     let (hostname, files) = etc_files(context, pod, &pod_dir, addresses, termination_log)?;
 
-    let places = plan(pod, &pod_dir)?.into_iter().map(|volume| (volume.name, volume.path)).collect();
+    let plans = plan(pod, &pod_dir)?;
+    let is_image =
+        |name: &str| plans.iter().any(|plan| plan.name == name && matches!(plan.kind, Kind::Image { .. }));
+    let places = plans.iter().map(|volume| (volume.name.clone(), volume.path.clone())).collect();
     let mut volumes = volume_mounts(container, &places, env)?;
+    // Others use the same files.
+    volumes.iter_mut().filter(|mount| is_image(&mount.volume)).for_each(|mount| mount.read_only = true);
     for (index, volume) in volumes.iter_mut().enumerate() {
         let Some(sub_path) = &volume.sub_path else { continue };
         let target = pod_dir.join("volume-subpaths").join(&container.name).join(index.to_string());

@@ -1,5 +1,7 @@
 //! Putting a pod's volumes in place. Doing it again changes nothing, except files whose objects changed.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use client::ErrorChain;
@@ -10,6 +12,7 @@ use manifests::k8s_openapi::api::core::v1::Pod;
 use super::super::observe::Failure;
 use super::{Outcome, RETRY, failure};
 use crate::context::Context;
+use crate::images::credentials_for;
 use crate::names;
 use crate::objects::{Snapshot, Subscription};
 use crate::volume::mount::{self, MountError};
@@ -26,8 +29,15 @@ pub(in super::super) struct VolumesInput {
 
 pub(in super::super) async fn prepare_volumes(mut input: VolumesInput) -> Outcome {
     let snapshot = input.objects.snapshot().await;
+    let layers = match images(&input, &snapshot).await {
+        Ok(layers) => layers,
+        Err(failure) => {
+            input.context.events.warning(&input.pod, "FailedMount", failure.message.clone());
+            return Outcome::Volumes(Err(failure));
+        }
+    };
     let made = tokio::task::spawn_blocking(move || {
-        let result = prepare(&input.context, &input.pod, &snapshot);
+        let result = prepare(&input.context, &input.pod, &snapshot, &layers);
         result.map(|()| snapshot).inspect_err(|failure| {
             input.context.events.warning(&input.pod, "FailedMount", failure.message.clone());
         })
@@ -38,7 +48,46 @@ pub(in super::super) async fn prepare_volumes(mut input: VolumesInput) -> Outcom
     })
 }
 
-fn prepare(context: &Context, pod: &Pod, objects: &Snapshot) -> Result<(), Failure> {
+/// Layers of the images that are volumes, by the volume's name.
+type Layers = BTreeMap<String, Vec<PathBuf>>;
+
+/// Gets the images that are volumes, by their pull policies.
+async fn images(input: &VolumesInput, objects: &Snapshot) -> Result<Layers, Failure> {
+    let VolumesInput { context, pod, .. } = input;
+    let images = &context.machine.images;
+    let mut layers = Layers::new();
+    let dir = context.layout.pod(names::uid(pod));
+    for volume in plan(pod, &dir).unwrap_or_default() {
+        let Kind::Image { reference, policy } = &volume.kind else { continue };
+        let failed = |reason: &str, error: &dyn std::fmt::Display| {
+            let message =
+                format!("MountVolume.SetUp failed for volume {} : {reason}: {error}", quote(&volume.name));
+            failure("FailedMount", message, RETRY)
+        };
+        if mount::is_mount_point(&volume.path) {
+            continue;
+        }
+        let found = images.find(reference).await.map_err(|error| failed("ImageInspectError", &error))?;
+        let image = match (policy.as_str(), found) {
+            ("IfNotPresent" | "Never", Some(image)) => image,
+            ("Never", None) => {
+                let message =
+                    format!("Container image {} is not present with pull policy of Never", quote(reference));
+                return Err(failed("ErrImageNeverPull", &message));
+            }
+            _ => {
+                context.events.normal(pod, "Pulling", format!("Pulling image {}", quote(reference)));
+                let credentials = credentials_for(pod, objects, &**images, reference);
+                let pulled = images.pull(reference, &credentials).await;
+                pulled.map_err(|error| failed("ErrImagePull", &error))?
+            }
+        };
+        layers.insert(volume.name, image.layers);
+    }
+    Ok(layers)
+}
+
+fn prepare(context: &Context, pod: &Pod, objects: &Snapshot, layers: &Layers) -> Result<(), Failure> {
     let dir = context.layout.pod(names::uid(pod));
     let plans = plan(pod, &dir).map_err(|error| {
         // Only another pod would have other volumes.
@@ -47,7 +96,7 @@ fn prepare(context: &Context, pod: &Pod, objects: &Snapshot) -> Result<(), Failu
     let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.fs_group);
     let group = group.and_then(|group| u32::try_from(group).ok());
     for plan in &plans {
-        prepare_one(context, pod, plan, objects, group).map_err(|reason| {
+        prepare_one(context, pod, plan, objects, layers, group).map_err(|reason| {
             let message = format!("MountVolume.SetUp failed for volume {} : {reason}", quote(&plan.name));
             failure("FailedMount", message, RETRY)
         })?;
@@ -60,6 +109,7 @@ fn prepare_one(
     pod: &Pod,
     plan: &VolumePlan,
     objects: &Snapshot,
+    layers: &Layers,
     group: Option<u32>,
 ) -> Result<(), String> {
     let told = |error: MountError| ErrorChain(&error).to_string();
@@ -67,6 +117,11 @@ fn prepare_one(
         Kind::EmptyDir => mount::empty_dir(&plan.path, group).map_err(told),
         Kind::Memory { size } => mount::memory(&plan.path, *size, group).map_err(told),
         Kind::HostPath { expect } => mount::host_path(&plan.path, *expect).map_err(told),
+        // Without layers it is mounted already, and stays what it was when the pod began.
+        Kind::Image { .. } => match layers.get(&plan.name) {
+            Some(layers) => mount::image(&plan.path, layers).map_err(told),
+            None => Ok(()),
+        },
         Kind::Files { sources, mode } => {
             let facts = context.downward(&[]);
             let files = payload(sources, *mode, pod, objects, &facts).map_err(|error| error.to_string())?;

@@ -209,7 +209,7 @@ impl Worker {
             .or_else(|| pod.status.clone())
             .unwrap_or_default();
         let facts = Facts::new(pod.clone(), last_status.clone());
-        let subscription = context.objects.subscribe(names::namespace(&pod), &references(&pod));
+        let subscription = context.objects.subscribe(&pod, &references(&pod), &dir);
         let publisher = Publisher::new(context.client.clone(), &dir, record.clone());
         let (view, views) = watch::channel(View {
             pod,
