@@ -7,6 +7,7 @@ pub mod downward;
 pub mod env;
 pub mod etc;
 pub mod events;
+pub mod eviction;
 #[cfg(test)]
 mod fixture;
 mod hooks;

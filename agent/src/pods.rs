@@ -8,11 +8,12 @@ use client::ErrorChain;
 use jiff::Timestamp;
 use manifests::k8s_openapi::api::core::v1::Pod;
 use runtime::{ContainerStatus, Signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::eviction::Evict;
 use crate::machine::PodSandbox;
 use crate::names::{full_name, is_static, label, name, namespace, uid};
 use crate::pod::worker::{Target, View, Worker};
@@ -76,6 +77,8 @@ pub struct Pods {
     deferred: BTreeMap<String, Desire>,
     desired: Desired,
     swept: bool,
+    /// Pods that have to go although they are wanted.
+    evictions: mpsc::Receiver<Evict>,
     /// What the class of pods that asked for something has.
     burstable_shares: Option<u64>,
     stop: CancellationToken,
@@ -85,7 +88,12 @@ pub struct Pods {
 
 impl Pods {
     /// Takes stock of what the runtime has.
-    pub async fn new(context: Arc<Context>, registry: Registry, stop: CancellationToken) -> Self {
+    pub async fn new(
+        context: Arc<Context>,
+        registry: Registry,
+        evictions: mpsc::Receiver<Evict>,
+        stop: CancellationToken,
+    ) -> Self {
         let mut found: BTreeMap<String, Vec<Arc<dyn PodSandbox>>> = BTreeMap::new();
         for sandbox in context.machine.sandboxes.list().await {
             let uid = sandbox.labels().get(label::POD_UID).cloned().unwrap_or_default();
@@ -101,6 +109,7 @@ impl Pods {
             deferred: BTreeMap::new(),
             desired: Desired::default(),
             swept: false,
+            evictions,
             burstable_shares: None,
             stop,
             chores: JoinSet::new(),
@@ -116,6 +125,11 @@ impl Pods {
                 () = self.stop.cancelled() => break,
                 changed = desired.changed() => if changed.is_err() { break },
                 Some(ended) = self.workers.join_next_with_id() => self.ended(ended).await,
+                Some(Evict { uid, failure }) = self.evictions.recv() => {
+                    if let Some(working) = self.working.get(&uid) {
+                        working.target.send_modify(|target| target.evicted = Some(failure));
+                    }
+                }
                 Some(_) = self.chores.join_next() => {}
             }
         }

@@ -22,13 +22,14 @@ use reqwest::header::HeaderMap;
 use runtime::Runtime;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::context::{Context, LogBounds, NodeFacts};
 use crate::etc::DnsSettings;
 use crate::events::Events;
+use crate::eviction::{self, Thresholds};
 use crate::machine::{Departures, Images, Machine};
 use crate::names::Layout;
 use crate::node::{self, Facts, Identity};
@@ -82,6 +83,8 @@ pub struct Config {
     pub dns: DnsSettings,
     /// The node's own resolver configuration.
     pub resolv_conf: PathBuf,
+    /// What must be left of the node's supplies; pods are evicted when there is less.
+    pub thresholds: Thresholds,
     /// Bounds of containers' logs.
     pub logs: LogBounds,
     /// The agent's own API, if it is to have one.
@@ -225,10 +228,23 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
             data_dir: config.data_dir,
         };
         let images = machine.images.clone();
-        group.spawn_infallible("node", node::run(client, identity, images, node_object, stop.clone()));
+        group.spawn_infallible(
+            "node",
+            node::run(client, identity, config.thresholds.clone(), images, node_object, stop.clone()),
+        );
     }
 
     let mut sources = Vec::new();
+    let (evict, evictions) = mpsc::channel(16);
+    let manager = eviction::Manager {
+        registry: registry.clone(),
+        layout: layout.clone(),
+        thresholds: config.thresholds,
+        events: events.clone(),
+        node: config.node_name.clone(),
+        evictions: evict,
+    };
+    group.spawn_infallible("eviction", manager.run(stop.clone()));
     let report = reporter(&config.node_name, events);
     if let Some(dir) = config.manifests {
         let source = FileSource { dir, node: config.node_name.clone() };
@@ -254,7 +270,7 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
     }
     let (desired, desires) = watch::channel(Desired::default());
     group.spawn_infallible("merging sources", follow_sources(sources, desired, config.objects, stop.clone()));
-    let pods = Pods::new(context, registry, stop).await;
+    let pods = Pods::new(context, registry, evictions, stop).await;
     group.spawn_infallible("pods", pods.run(desires));
     Ok(())
 }

@@ -181,6 +181,11 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) cgroup_parent: Option<String>,
 
+    /// What must be left on this node before pods have to go [default: memory.available<100Mi,
+    /// nodefs.available<5% (2Gi at most), nodefs.inodesFree<5%, pid.available<10%]; empty for nothing
+    #[arg(long, value_name = "SIGNAL<VALUE,…")]
+    pub(crate) eviction_hard: Option<String>,
+
     /// Most pods on this node
     #[arg(long, value_name = "N", default_value_t = 110)]
     pub(crate) max_pods: u32,

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::eviction::{Shortage, Signal, Supplies, Supply};
+
 /// One reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -22,55 +24,73 @@ pub struct Facts {
     pub boot_id: String,
     /// The board's.
     pub system_uuid: String,
-    /// What is running out.
-    pub pressure: Pressure,
+    /// What is left.
+    pub supplies: Supplies,
 }
 
-/// What is running out, by upstream's default eviction thresholds.
+/// What is running out, by the node's thresholds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pressure {
-    /// Less than 100 MiB of memory available.
+    /// Memory.
     pub memory: bool,
-    /// Less than a twentieth of the file system (2 GiB at most), or of its inodes, free.
+    /// Bytes or inodes of the file system that pods share.
     pub disk: bool,
-    /// Nine tenths of the process ids are taken.
+    /// Process ids.
     pub pids: bool,
 }
 
-const MIN_MEMORY: u64 = 100 << 20;
-/// A twentieth of a large disk is more than anybody needs to go on.
-const MIN_STORAGE: u64 = 2 << 30;
+impl Pressure {
+    /// By what there is too little of.
+    pub fn of(shortages: &[Shortage]) -> Self {
+        let short = |signals: &[Signal]| shortages.iter().any(|shortage| signals.contains(&shortage.signal));
+        Self {
+            memory: short(&[Signal::Memory]),
+            disk: short(&[Signal::Disk, Signal::Inodes]),
+            pids: short(&[Signal::Pids]),
+        }
+    }
+}
 
 impl Facts {
+    /// What is left; reads a few numbers. Blocks.
+    pub fn supplies(data_dir: &Path) -> Supplies {
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let meminfo = text("/proc/meminfo");
+        let disk = rustix::fs::statvfs(data_dir).ok();
+        // The last number of loadavg's fourth field is how many tasks there are.
+        let tasks =
+            text("/proc/loadavg").split(['/', ' ']).nth(4).and_then(|count| count.parse::<u64>().ok());
+        let pid_max = text("/proc/sys/kernel/pid_max").parse::<u64>().ok().filter(|_| tasks.is_some());
+        let supply = |available: Option<u64>, capacity: Option<u64>| match (available, capacity) {
+            (Some(available), Some(capacity)) => Supply { available, capacity },
+            _ => Supply::default(),
+        };
+        Supplies {
+            memory: supply(field(&meminfo, "MemAvailable:"), field(&meminfo, "MemTotal:")),
+            disk: supply(
+                disk.as_ref().map(|disk| disk.f_bavail * disk.f_frsize),
+                disk.as_ref().map(|disk| disk.f_blocks * disk.f_frsize),
+            ),
+            inodes: supply(disk.as_ref().map(|disk| disk.f_favail), disk.as_ref().map(|disk| disk.f_files)),
+            pids: supply(pid_max.map(|max| max.saturating_sub(tasks.unwrap_or(0))), pid_max),
+        }
+    }
+
     /// Reads everything. What cannot be read is empty. Blocks.
     pub fn read(data_dir: &Path) -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         let meminfo = text("/proc/meminfo");
-        let disk = rustix::fs::statvfs(data_dir).ok();
-        let storage = disk.as_ref().map_or(0, |disk| disk.f_blocks * disk.f_frsize);
-        let disk_pressure = disk.is_some_and(|disk| {
-            disk.f_bavail * disk.f_frsize < (storage / 20).min(MIN_STORAGE)
-                || (disk.f_files > 0 && disk.f_favail * 20 < disk.f_files)
-        });
-        // The last number of loadavg's fourth field is how many tasks there are.
-        let tasks =
-            text("/proc/loadavg").split(['/', ' ']).nth(4).and_then(|count| count.parse::<u64>().ok());
-        let pid_max = text("/proc/sys/kernel/pid_max").parse::<u64>().unwrap_or(u64::MAX);
-        let available = field(&meminfo, "MemAvailable:");
+        let supplies = Self::supplies(data_dir);
         Self {
             cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
             memory: field(&meminfo, "MemTotal:").unwrap_or(0),
-            storage,
+            storage: supplies.disk.capacity,
             kernel: text("/proc/sys/kernel/osrelease"),
             os_image: os_image(&text("/etc/os-release")),
             machine_id: text("/etc/machine-id"),
             boot_id: text("/proc/sys/kernel/random/boot_id"),
             system_uuid: text("/sys/class/dmi/id/product_uuid"),
-            pressure: Pressure {
-                memory: available.is_some_and(|available| available < MIN_MEMORY),
-                disk: disk_pressure,
-                pids: tasks.is_some_and(|tasks| tasks > pid_max / 10 * 9),
-            },
+            supplies,
         }
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::eviction::Thresholds;
 use crate::machine::Images;
 pub use facts::{Facts, Pressure};
 pub use status::{allocatable, capacity};
@@ -60,11 +61,12 @@ pub struct Identity {
 pub async fn run(
     client: Client,
     identity: Identity,
+    thresholds: Thresholds,
     images: Arc<dyn Images>,
     object: watch::Sender<Option<Arc<Node>>>,
     stop: CancellationToken,
 ) {
-    let mut reporter = Reporter { client, identity, images, object, reported: None };
+    let mut reporter = Reporter { client, identity, thresholds, images, object, reported: None };
     let mut ticks = tokio::time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failures = 0;
@@ -93,6 +95,7 @@ pub async fn run(
 struct Reporter {
     client: Client,
     identity: Identity,
+    thresholds: Thresholds,
     images: Arc<dyn Images>,
     object: watch::Sender<Option<Arc<Node>>>,
     /// The last status that the server has taken, and when.
@@ -108,7 +111,10 @@ impl Reporter {
         let facts = tokio::task::spawn_blocking(move || Facts::read(&data_dir)).await.unwrap_or_default();
         let images = self.images.list().await;
         let before = self.reported.as_ref().map(|(status, _)| status);
-        let status = status::status(&self.identity, &facts, &images, before, Timestamp::now());
+        let status = {
+            let pressure = Pressure::of(&self.thresholds.shortages(&facts.supplies));
+            status::status(&self.identity, &facts, pressure, &images, before, Timestamp::now())
+        };
         let due = self
             .reported
             .as_ref()

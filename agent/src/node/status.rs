@@ -10,7 +10,7 @@ use manifests::k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use manifests::k8s_openapi::jiff::Timestamp;
 
-use super::{Facts, Identity};
+use super::{Facts, Identity, Pressure};
 use crate::machine::ImageSummary;
 
 /// As upstream: the largest images are listed, no more than these.
@@ -64,11 +64,11 @@ fn architecture() -> &'static str {
 pub(super) fn status(
     identity: &Identity,
     facts: &Facts,
+    pressure: Pressure,
     images: &[ImageSummary],
     before: Option<&NodeStatus>,
     now: Timestamp,
 ) -> NodeStatus {
-    let pressure = facts.pressure;
     let condition = |type_: &str, status: bool, reason: &str, message: &str| {
         let status = if status { "True" } else { "False" };
         let old = before
@@ -201,11 +201,12 @@ mod tests {
     #[test]
     fn a_condition_keeps_the_time_of_its_last_change() {
         let facts = Facts { cpus: 2, memory: 4 << 30, ..Facts::default() };
-        let first = status(&identity(), &facts, &[], None, at("2026-01-01T00:00:00Z"));
-        let second = status(&identity(), &facts, &[], Some(&first), at("2026-01-01T00:05:00Z"));
+        let first = status(&identity(), &facts, Pressure::default(), &[], None, at("2026-01-01T00:00:00Z"));
+        let second =
+            status(&identity(), &facts, Pressure::default(), &[], Some(&first), at("2026-01-01T00:05:00Z"));
         assert!(same(&first, &second));
-        let pressed = Facts { pressure: Pressure { memory: true, ..Pressure::default() }, ..facts };
-        let third = status(&identity(), &pressed, &[], Some(&second), at("2026-01-01T00:06:00Z"));
+        let pressed = Pressure { memory: true, ..Pressure::default() };
+        let third = status(&identity(), &facts, pressed, &[], Some(&second), at("2026-01-01T00:06:00Z"));
         assert!(!same(&second, &third));
         let times: Vec<String> = third
             .conditions

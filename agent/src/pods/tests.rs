@@ -46,7 +46,7 @@ impl Node {
         let registry = Registry::default();
         let stop = CancellationToken::new();
         let context = crate::fixture::context(&dir, &machine);
-        let pods = Pods::new(context, registry.clone(), stop.clone()).await;
+        let pods = Pods::new(context, registry.clone(), tokio::sync::mpsc::channel(1).1, stop.clone()).await;
         let (desired, receiver) = watch::channel(first);
         let task = tokio::spawn(pods.run(receiver));
         Self { machine, dir, desired, registry, stop, task }

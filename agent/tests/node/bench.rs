@@ -113,6 +113,7 @@ impl Bench {
             departures: Arc::new(NoProxy),
             services: None,
             objects: None,
+            thresholds: Default::default(),
             manifests: Some(self.path("manifests")),
             manifest_url: None,
             dns: Default::default(),

@@ -55,6 +55,10 @@ pub(crate) async fn start(
             Some(agent::ManifestUrl { url, headers: http::HeaderMap::new(), period: URL_PERIOD })
         }
     };
+    let thresholds = match &args.eviction_hard {
+        None => agent::eviction::Thresholds::default(),
+        Some(text) => text.parse().with_context(|| format!("--eviction-hard {text}"))?,
+    };
     let config = agent::Config {
         node_name: node.name.clone(),
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -71,6 +75,7 @@ pub(crate) async fn start(
         manifests: args.manifests.clone(),
         manifest_url,
         objects,
+        thresholds,
         dns: agent::etc::DnsSettings {
             servers: vec![node.cluster.dns.to_string()],
             domain: node.cluster.domain.clone(),
