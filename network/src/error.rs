@@ -42,6 +42,12 @@ pub enum Error {
         /// Its name.
         bridge: String,
     },
+    /// The interface is missing.
+    #[error("interface {interface} does not exist")]
+    NoInterface {
+        /// Its name.
+        interface: String,
+    },
     /// Making a veth pair.
     #[error("creating veth pair {host_interface} for {id}")]
     CreateVeth {

@@ -33,17 +33,22 @@ mod config;
 mod conntrack;
 mod error;
 mod firewall;
+pub mod host;
 mod host_port;
 mod lock;
 mod netlink;
 mod netns;
 mod nft;
+mod node_routes;
 mod service;
 mod sysctl;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+use ipnet::Ipv4Net;
 
 pub use attachment::Attachment;
 pub use config::{Config, ConfigError};
@@ -146,11 +151,18 @@ impl Network {
         self.blocking(move |inner| service::attach(&inner.config, &netns)).await
     }
 
+    /// Makes the routes to the pods of other nodes these and no others: each node's pod range to its address. All nodes must be
+    /// neighbours on one link.
+    pub async fn sync_node_routes(&self, nodes: BTreeMap<Ipv4Net, Ipv4Addr>) -> Result<(), Error> {
+        self.blocking(move |inner| node_routes::sync(&inner.config, &nodes)).await
+    }
+
     /// Removes everything: attachments, bridge, addresses, routes, rules, files. Forwarding stays on, as others may
     /// have come to rely on it.
     pub async fn remove(&self) -> Result<(), Error> {
         self.blocking(|inner| {
             firewall::remove(&inner.config)?;
+            node_routes::sync(&inner.config, &BTreeMap::new())?;
             bridge::remove(&inner.config)?;
             address::forget(&inner.config)?;
             inner.lock.remove();

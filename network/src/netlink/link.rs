@@ -181,6 +181,11 @@ impl RouteSocket {
         let _ = self.change(RouteNetlinkMessage::SetLink(message));
     }
 
+    /// Makes a link a port of a bridge and brings it up.
+    pub(crate) fn set_master_and_up(&mut self, index: u32, bridge: u32) -> Result<(), NetlinkError> {
+        self.set(index, vec![LinkAttribute::Controller(bridge)])
+    }
+
     pub(crate) fn delete_link(&mut self, index: u32) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
         message.header.index = index;

@@ -1,5 +1,6 @@
 //! Addresses and routes, and the socket for everything of the route family.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ const NLM_F_CREATE: u16 = 0x400;
 const GROUP_LINK: u32 = 1;
 const TABLE_MAIN: u8 = 254;
 const TABLE_LOCAL: u8 = 255;
+/// Who made a route to another node; none of the numbers that routing daemons have taken.
+const PROTOCOL_NODES: u8 = 0xc0;
 
 /// A route netlink socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -123,6 +126,46 @@ impl RouteSocket {
         self.0.request(encode(&message, NLM_F_CREATE | NLM_F_REPLACE))
     }
 
+    /// The routes to other nodes that we made: destination and gateway.
+    pub(crate) fn node_routes(&mut self) -> Result<BTreeMap<Ipv4Net, Ipv4Addr>, NetlinkError> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        let mut found = BTreeMap::new();
+        for message in self.dump(RouteNetlinkMessage::GetRoute(request))? {
+            let RouteNetlinkMessage::NewRoute(message) = message else { continue };
+            if message.header.table != TABLE_MAIN || u8::from(message.header.protocol) != PROTOCOL_NODES {
+                continue;
+            }
+            let (mut destination, mut via) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some(*address),
+                    RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some(*address),
+                    _ => {}
+                }
+            }
+            if let (Some(destination), Some(via)) = (destination, via)
+                && let Ok(destination) = Ipv4Net::new(destination, message.header.destination_prefix_length)
+            {
+                found.insert(destination, via);
+            }
+        }
+        Ok(found)
+    }
+
+    /// A route to another node's pods, by whatever link the node is a neighbour on.
+    pub(crate) fn replace_node_route(&mut self, destination: Ipv4Net, gateway: Ipv4Addr) -> Result<(), NetlinkError> {
+        let mut message = node_route(destination);
+        message.header.scope = RouteScope::Universe;
+        message.header.kind = RouteType::Unicast;
+        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+        self.0.request(encode(&RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE))
+    }
+
+    pub(crate) fn delete_node_route(&mut self, destination: Ipv4Net) -> Result<(), NetlinkError> {
+        self.change(RouteNetlinkMessage::DelRoute(node_route(destination)))
+    }
+
     /// The IPv4 routes of the main table.
     pub(crate) fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
         let mut request = RouteMessage::default();
@@ -159,6 +202,17 @@ fn address_message(link: u32, address: Ipv4Net) -> AddressMessage {
         AddressAttribute::Local(IpAddr::V4(address.addr())),
         AddressAttribute::Address(IpAddr::V4(address.addr())),
     ];
+    message
+}
+
+fn node_route(destination: Ipv4Net) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = destination.prefix_len();
+    message.header.table = TABLE_MAIN;
+    message.header.protocol = RouteProtocol::from(PROTOCOL_NODES);
+    message.header.scope = RouteScope::NoWhere;
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(destination.network())));
     message
 }
 
