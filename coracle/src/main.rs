@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         let rest: Vec<OsString> = arguments.collect();
         return ExitCode::from(u8::try_from(runtime::keeper::main(rest)).unwrap_or(1));
     }
+    if vm::guest::is_init() {
+        vm::guest::main();
+    }
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,9 +8,11 @@
 #![allow(clippy::print_stdout, reason = "a test's output is its report")]
 
 mod cluster;
+mod guest;
 mod machine;
 
 pub use cluster::{BUSYBOX, Cluster, Options};
+pub use guest::{Guest, Ran};
 pub use machine::{Machine, Output};
 
 use std::path::PathBuf;

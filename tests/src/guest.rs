@@ -1,0 +1,124 @@
+//! A machine with a kernel of its own: a virtual machine that runs one program and switches off. Debian's kernel has cgroup
+//! v2 only there, and modules that this machine's may lack.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use vm::accel::Accelerator;
+use vm::guest::{Config, ENDED};
+use vm::initramfs::{self, Extra};
+use vm::machine::{self, Machine};
+
+use crate::coracle;
+
+/// A guest that runs one program.
+#[derive(Debug, Default)]
+pub struct Guest {
+    extras: Vec<Extra>,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub struct Ran {
+    /// The program's exit status.
+    pub status: i32,
+    /// Everything on the console.
+    pub console: String,
+}
+
+impl Guest {
+    /// A guest with busybox and its shell.
+    pub fn new() -> Self {
+        let mut guest = Self::default();
+        for path in ["/bin/busybox", "/bin/sh"] {
+            guest.extras.push(Extra { path: path.to_owned(), source: "/bin/busybox".into() });
+        }
+        guest
+    }
+
+    /// Puts a file into the guest.
+    pub fn file(mut self, path: &str, source: impl Into<PathBuf>) -> Self {
+        self.extras.push(Extra { path: path.to_owned(), source: source.into() });
+        self
+    }
+
+    /// Puts a program into the guest, with the libraries that it is linked with.
+    pub fn program(self, path: &str, source: &Path) -> Self {
+        self.libraries_of(source).file(path, source)
+    }
+
+    fn libraries_of(mut self, program: &Path) -> Self {
+        for library in libraries(program) {
+            if !self.extras.iter().any(|extra| extra.path == library) {
+                self.extras.push(Extra { source: PathBuf::from(&library), path: library });
+            }
+        }
+        self
+    }
+
+    /// MiB: the file system is half of the memory, and holds every file.
+    fn memory(&self, init: &Path) -> u32 {
+        let sizes = self.extras.iter().map(|extra| extra.source.as_path()).chain([init]);
+        let bytes: u64 = sizes.filter_map(|path| Some(std::fs::metadata(path).ok()?.len())).sum();
+        u32::try_from(512 + 3 * (bytes >> 20)).expect("files that fit into a guest")
+    }
+
+    /// Boots it, runs the program, and waits until it is off.
+    ///
+    /// # Panics
+    /// When it does not boot, or does not end within the patience.
+    pub fn run(self, program: &[&str], patience: Duration) -> Ran {
+        let directory = tempfile::Builder::new().prefix("coracle-guest-").tempdir().expect("a temporary directory");
+        let path = |name: &str| directory.path().join(name);
+        let kernel = kernel();
+        let init = coracle();
+        let guest = self.libraries_of(&init);
+        initramfs::write_base(&path("base"), &init, kernel.modules.as_deref()).expect("the initramfs");
+        let config = Config {
+            hostname: "guest".to_owned(),
+            program: program.iter().map(|word| (*word).to_owned()).collect(),
+            once: true,
+            ..Config::default()
+        };
+        initramfs::write_own(&path("own"), &config, &guest.extras).expect("the guest's own archive");
+        initramfs::join(&path("initramfs"), &[&path("base"), &path("own")]).expect("the initramfs");
+        let machine = Machine {
+            directory: directory.path().to_owned(),
+            kernel: kernel.image,
+            initramfs: path("initramfs"),
+            memory: guest.memory(&init),
+            cpus: 2,
+            disk: false,
+            network: None,
+            // What a test runs on should not depend on what the machine may do.
+            accelerator: Accelerator::Emulation,
+        };
+        machine.start().expect("QEMU starts");
+        let off = machine::wait_off(directory.path(), patience).expect("waiting for QEMU");
+        if !off {
+            machine::cut(directory.path()).expect("ending QEMU");
+        }
+        let console = std::fs::read(path("console.log")).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console).replace('\r', "");
+        assert!(off, "the guest does not end:\n{console}");
+        let status = console.rsplit_once(ENDED).and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+        Ran { status: status.unwrap_or_else(|| panic!("the guest's program did not end:\n{console}")), console }
+    }
+}
+
+/// Debian's kernel for virtual machines.
+fn kernel() -> vm::kernel::Kernel {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../hack/guest-kernel");
+    let output = Command::new(script).arg("path").output().expect("hack/guest-kernel runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let path = String::from_utf8(output.stdout).expect("a path");
+    vm::kernel::at(Path::new(path.trim())).expect("a kernel")
+}
+
+/// The shared libraries of a program, the loader included; none of a static one.
+fn libraries(program: &Path) -> Vec<String> {
+    let output = Command::new("ldd").arg(program).output().expect("ldd runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':')).map(str::to_owned).collect()
+}

@@ -1,0 +1,129 @@
+//! On a kernel of its own, with cgroup v2 and nothing else on the machine: coracle is process number one.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tests::Guest;
+
+/// Emulated, the guest is some ten times slower than this machine.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// A cluster in a guest. Its limits are what the kernel's own files say.
+const CLUSTER: &str = r#"
+set -eu
+export PATH=/bin KUBECONFIG=/var/lib/coracle/kubeconfig
+/bin/busybox --install -s /bin
+ln -s /init /bin/coracle
+mkdir -p /rootfs/bin /rootfs/tmp /rootfs/www
+cp /bin/busybox /rootfs/bin/busybox
+for applet in $(busybox --list); do [ $applet = busybox ] || ln /rootfs/bin/busybox /rootfs/bin/$applet; done
+coracle image build-rootfs --name coracle.example/busybox:1 /rootfs
+coracle up --node-name guest >/tmp/log 2>&1 &
+until [ -e $KUBECONFIG ]; do sleep 0.1; done
+coracle wait --for=create node/guest --timeout 120s || { cat /tmp/log; exit 1; }
+coracle wait --for=condition=Ready node/guest --timeout 120s || { cat /tmp/log; exit 1; }
+coracle apply -f /hello.yaml
+coracle apply -f /limits.yaml
+coracle wait --for=condition=Ready pod/limited pod/client --timeout 120s || { coracle get pods; coracle describe pod limited; cat /tmp/log; exit 1; }
+coracle wait --for=condition=Available deployment/hello --timeout 120s || { coracle get pods; cat /tmp/log; exit 1; }
+pod=$(find /sys/fs/cgroup/coracle -name "pod$(coracle get pod limited -o 'jsonpath={.metadata.uid}')*" | head -n 1)
+echo "layout: $(find /sys/fs/cgroup -maxdepth 1 -name cgroup.controllers | wc -l)"
+container=$(find "$pod" -mindepth 1 -type d -name '*' | while read -r d; do [ "$(cat $d/memory.max)" = 33554432 ] && echo $d && break; done)
+echo "memory: $(cat $container/memory.max)"
+echo "cpu: $(cat $container/cpu.max) $(cat $container/cpu.weight)"
+echo "inside: $(coracle exec limited -- cat /sys/fs/cgroup/memory.max)"
+echo "device: $(coracle exec limited -- sh -c 'mknod /tmp/kmsg c 1 11 2>&1 || true; cat /tmp/kmsg 2>&1 | head -n 1')"
+until [ "$(coracle get pod hog -o 'jsonpath={.status.containerStatuses[0].state.terminated.reason}')" = OOMKilled ]; do sleep 0.2; done
+echo "hog: $(coracle get pod hog -o 'jsonpath={.status.containerStatuses[0].state.terminated.reason} {.status.containerStatuses[0].state.terminated.exitCode}')"
+until [ $(coracle logs client | grep '^hello from' | sort -u | wc -l) = 3 ]; do sleep 0.2; done
+echo "backends: $(coracle logs client | grep '^hello from' | sort -u | wc -l)"
+coracle delete -f /hello.yaml --timeout 120s
+coracle down
+echo "left: $(find /sys/fs/cgroup -maxdepth 1 -name 'coracle*' | wc -l) $(ps | grep -c '[k]eeper')"
+"#;
+
+const LIMITS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: limited}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: a
+    image: coracle.example/busybox:1
+    command: [sleep, '100000']
+    resources: {requests: {cpu: 100m, memory: 16Mi}, limits: {cpu: 250m, memory: 32Mi}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: hog}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: a
+    image: coracle.example/busybox:1
+    # The whole input is one line, so it is held in memory.
+    command: [sh, -c, 'tail -c 100000000 /dev/zero']
+    resources: {limits: {memory: 16Mi}}
+"#;
+
+#[test]
+fn a_cluster_runs_on_cgroup_v2_below_process_number_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let ran = Guest::new()
+        .file("/cluster.sh", write("cluster.sh", CLUSTER))
+        .file("/limits.yaml", write("limits.yaml", LIMITS))
+        .file("/hello.yaml", repository("examples/hello/hello.yaml"))
+        .run(&["/bin/sh", "/cluster.sh"], PATIENCE);
+    assert_eq!(ran.status, 0, "{}", ran.console);
+    let said = |what: &str| {
+        let line = ran.console.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(": "));
+        line.unwrap_or_else(|| panic!("no {what:?}:\n{}", ran.console)).to_owned()
+    };
+    assert_eq!(said("layout"), "1", "cgroup v2");
+    assert_eq!(said("memory"), "33554432");
+    // 102 shares as a weight, by the formula that keeps small and large shares in proportion (kubernetes/enhancements#2254).
+    assert_eq!(said("cpu"), "25000 100000 17");
+    assert_eq!(said("inside"), "33554432", "a container sees its own control group as the root");
+    assert!(said("device").contains("not permitted"), "{}", said("device"));
+    assert_eq!(said("hog"), "OOMKilled 137");
+    assert_eq!(said("backends"), "3");
+    assert_eq!(said("left"), "0 0");
+}
+
+/// The runtime's own tests, all of them, where cgroup v2 is.
+#[test]
+fn the_runtimes_tests_pass_on_cgroup_v2() {
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--locked", "--package", "runtime", "--test", "containers", "--no-run", "--message-format=json"])
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let executables: Vec<(String, PathBuf)> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| {
+            let name = message["target"]["name"].as_str()?.to_owned();
+            Some((name, PathBuf::from(message["executable"].as_str()?)))
+        })
+        .collect();
+    let find = |name: &str| &executables.iter().find(|(target, _)| target == name).unwrap_or_else(|| panic!("no {name}")).1;
+    let (tests, keeper) = (find("containers"), find("runtime-keeper"));
+    let ran = Guest::new()
+        .program("/tests", tests)
+        // The tests know it by the path at which it was built.
+        .program(keeper.to_str().unwrap(), keeper)
+        .run(&["/tests", "--test-threads=2"], PATIENCE);
+    assert_eq!(ran.status, 0, "{}", ran.console);
+    assert!(ran.console.contains("test result: ok."), "{}", ran.console);
+}

@@ -1,0 +1,150 @@
+//! Process number one of a guest: from a bare kernel to a running coracle, and back to power off.
+//!
+//! It mounts, loads modules, sets up the network and the disk, and supervises one program. It reaps every orphan, and does
+//! what the host asks over the second serial port ([`crate::control`]).
+
+mod boot;
+mod reaper;
+mod serve;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+pub use boot::BootError;
+use reaper::Reaper;
+
+/// Where a guest finds its configuration.
+pub const CONFIG: &str = "/etc/coracle/guest.json";
+/// Kernel modules, named in the order in which they load.
+pub const MODULES: &str = "/lib/modules";
+/// This binary, in a guest.
+pub const BINARY: &str = "/init";
+/// Where the disk is mounted.
+pub const DATA: &str = "/var/lib/coracle";
+
+/// A program that ends is started again after this.
+const RESTART: Duration = Duration::from_secs(1);
+/// How long processes may take to end before they are killed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a guest is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// The machine's name.
+    pub hostname: String,
+    /// Address of its network card with the length of the link's prefix; none without a card.
+    pub address: Option<Ipv4Net>,
+    /// The way out.
+    pub gateway: Option<Ipv4Addr>,
+    /// Who knows names.
+    #[serde(default)]
+    pub nameservers: Vec<Ipv4Addr>,
+    /// Names of other machines.
+    #[serde(default)]
+    pub hosts: BTreeMap<String, Ipv4Addr>,
+    /// Whether there is a disk (ext4) to be mounted at [`DATA`].
+    #[serde(default)]
+    pub disk: bool,
+    /// Program and arguments; the program `coracle` is this binary.
+    pub program: Vec<String>,
+    /// Switch off when the program has ended, instead of starting it again.
+    #[serde(default)]
+    pub once: bool,
+}
+
+/// The line on the console that tells how a program that runs once has ended.
+pub const ENDED: &str = "coracle guest: the program ended with status";
+
+/// Whether this process is the first of a guest.
+pub fn is_init() -> bool {
+    std::process::id() == 1 && std::path::Path::new(CONFIG).exists()
+}
+
+/// Runs the guest. Never returns: a kernel without its first process stops in panic.
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "standard output is the guest's console")]
+pub fn main() -> ! {
+    match boot::boot() {
+        Ok(config) => run(&config),
+        Err(error) => {
+            let mut cause: Option<&dyn std::error::Error> = Some(&error);
+            eprint!("coracle guest: it does not come up");
+            while let Some(error) = cause {
+                eprint!(": {error}");
+                cause = error.source();
+            }
+            eprintln!();
+        }
+    }
+    boot::power_off()
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "standard output is the guest's console")]
+fn run(config: &Config) {
+    let reaper = Arc::new(Reaper::default());
+    let ending = Arc::new(AtomicBool::new(false));
+    let program = Arc::new(std::sync::Mutex::new(None::<Pid>));
+    {
+        let (reaper, ending, program) = (Arc::clone(&reaper), Arc::clone(&ending), Arc::clone(&program));
+        let end = move || {
+            ending.store(true, Ordering::SeqCst);
+            if let Some(pid) = *program.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+                // It may have ended by itself this very moment.
+                let _ = signal::kill(pid, Signal::SIGTERM);
+            }
+        };
+        let served = std::thread::Builder::new().name("control".to_owned()).spawn(move || serve::serve(&reaper, &end));
+        if let Err(error) = served {
+            eprintln!("coracle guest: nobody listens to the host: {error}");
+        }
+    }
+    loop {
+        let waiting = {
+            let mut current = program.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if ending.load(Ordering::SeqCst) {
+                break;
+            }
+            match reaper.spawn(&mut command(&config.program)) {
+                Ok((child, waiting)) => {
+                    *current = Some(Pid::from_raw(child.id().cast_signed()));
+                    Some(waiting)
+                }
+                Err(error) => {
+                    eprintln!("coracle guest: starting {:?}: {error}", config.program);
+                    None
+                }
+            }
+        };
+        let status = waiting.and_then(|waiting| reaper.reap_until(&waiting));
+        *program.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        if config.once {
+            println!("{ENDED} {}", status.unwrap_or(127));
+            break;
+        }
+        if !ending.load(Ordering::SeqCst) {
+            println!("coracle guest: the program has ended with status {status:?}; starting it again");
+            std::thread::sleep(RESTART);
+        }
+    }
+    reaper.end_all(GRACE);
+}
+
+/// A command whose program `coracle` is this binary.
+pub(crate) fn command(argv: &[String]) -> Command {
+    let (first, rest) = argv.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    let mut command = Command::new(if first == "coracle" { BINARY } else { first });
+    command.arg0(first).args(rest).env_clear().env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin").env("HOME", "/");
+    // A session of its own: a signal to it is none to us.
+    command.process_group(0);
+    command
+}
