@@ -159,6 +159,10 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
     for warning in network.ensure().await? {
         tracing::warn!(warning = %ErrorChain(&warning), "pod network");
     }
+    if let Some(client) = client.clone() {
+        let routes = node::routes::follow(client, config.node_name.clone(), network.clone(), stop.clone());
+        group.spawn_infallible("routes to other nodes", routes);
+    }
     let machine = Machine {
         sandboxes: Arc::new(runtime),
         images: config.images,

@@ -161,6 +161,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) node_ip: Option<Ipv4Addr>,
 
+    /// This node's share of the pod addresses [default: the first /24]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) node_cidr: Option<String>,
+
     /// Run the manifests in this directory, and follow its files
     #[arg(long, value_name = "DIR")]
     pub(crate) manifests: Option<PathBuf>,

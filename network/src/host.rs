@@ -13,11 +13,14 @@ const MTU: u32 = 1500;
 /// Gives an interface its address and, with a gateway, the machine its way out. Doing it again changes nothing. Blocks.
 pub fn configure(interface: &str, address: Ipv4Net, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
     let mut socket = RouteSocket::open().map_err(Error::OpenNetlink)?;
-    let link = find(&mut socket, interface)?.ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
+    let link = find(&mut socket, interface)?
+        .ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
     socket.set_up(link.index).map_err(|source| Error::SetLink { interface: interface.to_owned(), source })?;
-    socket
-        .add_address(link.index, address)
-        .map_err(|source| Error::Address { interface: interface.to_owned(), address, source })?;
+    socket.add_address(link.index, address).map_err(|source| Error::Address {
+        interface: interface.to_owned(),
+        address,
+        source,
+    })?;
     if let Some(gateway) = gateway {
         let destination = Ipv4Net::default();
         socket
@@ -30,7 +33,8 @@ pub fn configure(interface: &str, address: Ipv4Net, gateway: Option<Ipv4Addr>) -
 /// Brings an interface up. Blocks.
 pub fn set_up(interface: &str) -> Result<(), Error> {
     let mut socket = RouteSocket::open().map_err(Error::OpenNetlink)?;
-    let link = find(&mut socket, interface)?.ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
+    let link = find(&mut socket, interface)?
+        .ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
     socket.set_up(link.index).map_err(|source| Error::SetLink { interface: interface.to_owned(), source })
 }
 
@@ -50,7 +54,8 @@ pub fn ensure_bridge(name: &str, address: Ipv4Net) -> Result<(), Error> {
 pub fn join_bridge(interface: &str, bridge: &str) -> Result<(), Error> {
     let mut socket = RouteSocket::open().map_err(Error::OpenNetlink)?;
     let bridge = find(&mut socket, bridge)?.ok_or_else(|| Error::NoBridge { bridge: bridge.to_owned() })?;
-    let link = find(&mut socket, interface)?.ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
+    let link = find(&mut socket, interface)?
+        .ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
     socket
         .set_master_and_up(link.index, bridge.index)
         .map_err(|source| Error::SetLink { interface: interface.to_owned(), source })
@@ -70,7 +75,8 @@ pub fn remove(interface: &str) -> Result<(), Error> {
 pub fn is_in_use(range: Ipv4Net) -> Result<bool, Error> {
     let mut socket = RouteSocket::open().map_err(Error::OpenNetlink)?;
     let routes = socket.routes().map_err(Error::ListRoutes)?;
-    let mut others = routes.iter().map(|route| route.destination).filter(|destination| destination.prefix_len() > 0);
+    let mut others =
+        routes.iter().map(|route| route.destination).filter(|destination| destination.prefix_len() > 0);
     Ok(others.any(|other| other.contains(&range) || range.contains(&other)))
 }
 

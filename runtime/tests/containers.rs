@@ -783,7 +783,8 @@ async fn limits_bind_and_figures_are_told() {
     assert!(stats.cpu_usage.unwrap() > Duration::ZERO);
     assert_eq!(stats.oom_kills, Some(0));
     let whole = sandbox.sandbox_stats().await.unwrap();
-    assert!(whole.memory_usage >= stats.memory_usage && whole.cpu_usage >= stats.cpu_usage);
+    // The file stays; dd and what it needed may have gone since the first reading.
+    assert!(whole.memory_usage > Some(4 << 20) && whole.cpu_usage >= stats.cpu_usage, "{stats:?} {whole:?}");
 
     // Limits can be changed while it runs.
     let more =

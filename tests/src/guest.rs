@@ -69,7 +69,8 @@ impl Guest {
     /// # Panics
     /// When it does not boot, or does not end within the patience.
     pub fn run(self, program: &[&str], patience: Duration) -> Ran {
-        let directory = tempfile::Builder::new().prefix("coracle-guest-").tempdir().expect("a temporary directory");
+        let directory =
+            tempfile::Builder::new().prefix("coracle-guest-").tempdir().expect("a temporary directory");
         let path = |name: &str| directory.path().join(name);
         let kernel = kernel();
         let init = coracle();
@@ -102,8 +103,12 @@ impl Guest {
         let console = std::fs::read(path("console.log")).unwrap_or_default();
         let console = String::from_utf8_lossy(&console).replace('\r', "");
         assert!(off, "the guest does not end:\n{console}");
-        let status = console.rsplit_once(ENDED).and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
-        Ran { status: status.unwrap_or_else(|| panic!("the guest's program did not end:\n{console}")), console }
+        let status =
+            console.rsplit_once(ENDED).and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+        Ran {
+            status: status.unwrap_or_else(|| panic!("the guest's program did not end:\n{console}")),
+            console,
+        }
     }
 }
 
@@ -120,5 +125,8 @@ fn kernel() -> vm::kernel::Kernel {
 fn libraries(program: &Path) -> Vec<String> {
     let output = Command::new("ldd").arg(program).output().expect("ldd runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':')).map(str::to_owned).collect()
+    text.split_whitespace()
+        .filter(|word| word.starts_with('/') && !word.ends_with(':'))
+        .map(str::to_owned)
+        .collect()
 }

@@ -105,7 +105,16 @@ fn a_cluster_runs_on_cgroup_v2_below_process_number_one() {
 #[test]
 fn the_runtimes_tests_pass_on_cgroup_v2() {
     let output = Command::new(env!("CARGO"))
-        .args(["test", "--locked", "--package", "runtime", "--test", "containers", "--no-run", "--message-format=json"])
+        .args([
+            "test",
+            "--locked",
+            "--package",
+            "runtime",
+            "--test",
+            "containers",
+            "--no-run",
+            "--message-format=json",
+        ])
         .output()
         .expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -117,7 +126,9 @@ fn the_runtimes_tests_pass_on_cgroup_v2() {
             Some((name, PathBuf::from(message["executable"].as_str()?)))
         })
         .collect();
-    let find = |name: &str| &executables.iter().find(|(target, _)| target == name).unwrap_or_else(|| panic!("no {name}")).1;
+    let find = |name: &str| {
+        &executables.iter().find(|(target, _)| target == name).unwrap_or_else(|| panic!("no {name}")).1
+    };
     let (tests, keeper) = (find("containers"), find("runtime-keeper"));
     let ran = Guest::new()
         .program("/tests", tests)

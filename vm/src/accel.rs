@@ -36,7 +36,17 @@ pub fn probe(kernel: &Path) -> io::Result<(Accelerator, &'static str)> {
         return Ok((Accelerator::Emulation, "/dev/kvm cannot be opened"));
     }
     let mut child = Command::new(QEMU)
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "pc", "-m", "128"])
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-machine",
+            "pc",
+            "-m",
+            "128",
+        ])
         .args(Accelerator::Kvm.arguments())
         .arg("-kernel")
         .arg(kernel)

@@ -71,7 +71,8 @@ pub enum ControlError {
 
 /// Asks a guest. One question at a time: QEMU takes one connection, and further ones wait. Blocks.
 pub fn ask(socket: &Path, request: &Request, patience: Duration) -> Result<Response, ControlError> {
-    let stream = UnixStream::connect(socket).map_err(|source| ControlError::Connect { path: socket.to_owned(), source })?;
+    let stream = UnixStream::connect(socket)
+        .map_err(|source| ControlError::Connect { path: socket.to_owned(), source })?;
     exchange(stream, request, patience)
 }
 
@@ -86,5 +87,6 @@ fn exchange(mut stream: UnixStream, request: &Request, patience: Duration) -> Re
     let mut answer = Vec::new();
     io::Read::take(&mut reader, LINE).read_until(b'\n', &mut answer).map_err(ControlError::Line)?;
     let text = String::from_utf8_lossy(&answer);
-    serde_json::from_str(text.trim()).map_err(|_| ControlError::Malformed { line: text.chars().take(200).collect() })
+    serde_json::from_str(text.trim())
+        .map_err(|_| ControlError::Malformed { line: text.chars().take(200).collect() })
 }

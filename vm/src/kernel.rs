@@ -22,7 +22,9 @@ pub enum KernelError {
         path: PathBuf,
     },
     /// None on this machine.
-    #[error("no kernel found in {boot}: install one (Debian: apt-get install linux-image-cloud-amd64) or name one with --kernel")]
+    #[error(
+        "no kernel found in {boot}: install one (Debian: apt-get install linux-image-cloud-amd64) or name one with --kernel"
+    )]
     None {
         /// Where they were looked for.
         boot: PathBuf,
@@ -34,7 +36,11 @@ pub fn at(image: &Path) -> Result<Kernel, KernelError> {
     if !image.is_file() {
         return Err(KernelError::Missing { path: image.to_owned() });
     }
-    let version = image.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('-')).map(|(_, version)| version);
+    let version = image
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.split_once('-'))
+        .map(|(_, version)| version);
     // <root>/boot/vmlinuz-VERSION and <root>/lib/modules/VERSION
     let root = image.parent().and_then(Path::parent);
     let modules = version.zip(root).and_then(|(version, root)| {
@@ -47,7 +53,10 @@ pub fn at(image: &Path) -> Result<Kernel, KernelError> {
 /// The best kernel of a machine: one made for virtual machines if there is one, and the newest.
 pub fn find(boot: &Path) -> Result<Kernel, KernelError> {
     let none = || KernelError::None { boot: boot.to_owned() };
-    let names = fs::read_dir(boot).map_err(|_| none())?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let names = fs::read_dir(boot)
+        .map_err(|_| none())?
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
     let best = choose(names).ok_or_else(none)?;
     at(&boot.join(best))
 }
@@ -56,7 +65,9 @@ fn choose(names: impl Iterator<Item = String>) -> Option<String> {
     let numbers = |name: &str| -> Vec<u64> {
         name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
     };
-    names.filter(|name| name.starts_with("vmlinuz-")).max_by_key(|name| (name.contains("-cloud-"), numbers(name)))
+    names
+        .filter(|name| name.starts_with("vmlinuz-"))
+        .max_by_key(|name| (name.contains("-cloud-"), numbers(name)))
 }
 
 #[cfg(test)]
@@ -67,9 +78,17 @@ mod tests {
     fn a_kernel_for_virtual_machines_and_then_the_newest() {
         let choose = |names: &[&str]| choose(names.iter().map(|name| (*name).to_owned()));
         assert_eq!(choose(&["config-6.1", "initrd.img-6.1"]), None);
-        assert_eq!(choose(&["vmlinuz-6.1.0-9-amd64", "vmlinuz-6.1.0-10-amd64"]).unwrap(), "vmlinuz-6.1.0-10-amd64");
         assert_eq!(
-            choose(&["vmlinuz-6.12.0-1-amd64", "vmlinuz-6.1.0-9-cloud-amd64", "vmlinuz-6.1.0-56-cloud-amd64"]).unwrap(),
+            choose(&["vmlinuz-6.1.0-9-amd64", "vmlinuz-6.1.0-10-amd64"]).unwrap(),
+            "vmlinuz-6.1.0-10-amd64"
+        );
+        assert_eq!(
+            choose(&[
+                "vmlinuz-6.12.0-1-amd64",
+                "vmlinuz-6.1.0-9-cloud-amd64",
+                "vmlinuz-6.1.0-56-cloud-amd64"
+            ])
+            .unwrap(),
             "vmlinuz-6.1.0-56-cloud-amd64"
         );
     }

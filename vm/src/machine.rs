@@ -92,13 +92,37 @@ impl Machine {
         let path = |name: &str| self.directory.join(name).display().to_string().replace(',', ",,");
         let mut arguments: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
-        add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-daemonize", "-machine", "pc"]);
+        add(&[
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-daemonize",
+            "-machine",
+            "pc",
+        ]);
         add(self.accelerator.arguments());
         add(&["-m", &self.memory.to_string(), "-smp", &self.cpus.to_string()]);
-        add(&["-kernel", &self.kernel.display().to_string(), "-initrd", &self.initramfs.display().to_string()]);
+        add(&[
+            "-kernel",
+            &self.kernel.display().to_string(),
+            "-initrd",
+            &self.initramfs.display().to_string(),
+        ]);
         add(&["-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all"]);
-        add(&["-chardev", &format!("file,id=console,append=on,path={}", path("console.log")), "-serial", "chardev:console"]);
-        add(&["-chardev", &format!("socket,id=control,server=on,wait=off,path={}", path("control.sock")), "-serial", "chardev:control"]);
+        add(&[
+            "-chardev",
+            &format!("file,id=console,append=on,path={}", path("console.log")),
+            "-serial",
+            "chardev:console",
+        ]);
+        add(&[
+            "-chardev",
+            &format!("socket,id=control,server=on,wait=off,path={}", path("control.sock")),
+            "-serial",
+            "chardev:control",
+        ]);
         add(&["-qmp", &format!("unix:{},server=on,wait=off", path("qmp.sock"))]);
         add(&["-pidfile", &self.directory.join("pid").display().to_string()]);
         add(&["-device", "virtio-rng-pci"]);
@@ -143,7 +167,8 @@ pub fn cut(directory: &Path) -> Result<(), MachineError> {
 
 fn ended_by(process: &std::os::fd::OwnedFd, deadline: Instant) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).map_err(io::Error::other)?;
+    let left =
+        Timespec::try_from(deadline.saturating_duration_since(Instant::now())).map_err(io::Error::other)?;
     let ready = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left))?;
     Ok(ready > 0)
 }

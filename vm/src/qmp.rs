@@ -41,7 +41,8 @@ pub struct Qmp(BufReader<UnixStream>);
 impl Qmp {
     /// Connects and agrees on capabilities. Blocks.
     pub fn connect(path: &Path) -> Result<Self, QmpError> {
-        let stream = UnixStream::connect(path).map_err(|source| QmpError::Connect { path: path.to_owned(), source })?;
+        let stream = UnixStream::connect(path)
+            .map_err(|source| QmpError::Connect { path: path.to_owned(), source })?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(QmpError::Line)?;
         let mut qmp = Self(BufReader::new(stream));
         // It greets first.

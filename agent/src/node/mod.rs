@@ -4,6 +4,7 @@
 //! and every five minutes so that its times move on.
 
 mod facts;
+pub mod routes;
 mod status;
 
 use std::collections::BTreeMap;

@@ -37,7 +37,8 @@ const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 pub struct Pki {
     directory: PathBuf,
     ca_pem: String,
-    ca_key_pem: String,
+    /// None where certificates are only used: a node that got its own from elsewhere.
+    ca_key_pem: Option<String>,
 }
 
 /// Whose certificate it is, and for what.
@@ -91,6 +92,18 @@ pub enum PkiError {
         #[source]
         source: rcgen::Error,
     },
+    /// A node's directory without the cluster's authority.
+    #[error("{} does not exist: it is the certificate of the cluster's authority, and comes from the cluster's server", path.display())]
+    NoCa {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The certificate that was given to a node does not fit it, and only the authority can make another.
+    #[error("the certificate {} is missing, about to expire, or not made for this node (name, address): get a new one from the cluster's server", path.display())]
+    Unfit {
+        /// The certificate's file.
+        path: PathBuf,
+    },
     /// Making a key or a certificate.
     #[error("making a certificate for {name}")]
     Issue {
@@ -120,9 +133,19 @@ impl Pki {
                 (pair.certificate, pair.key)
             }
         };
-        let pki = Self { directory, ca_pem, ca_key_pem };
+        let pki = Self { directory, ca_pem, ca_key_pem: Some(ca_key_pem) };
         pki.issuer().map_err(|source| PkiError::BrokenCa { path: certificate, source })?;
         Ok(pki)
+    }
+
+    /// The directory of a node: the authority's certificate, and certificates that it made; the authority's key if the server
+    /// lives here too.
+    pub fn open_node(directory: impl Into<PathBuf>) -> Result<Self, PkiError> {
+        let directory = directory.into();
+        let certificate = directory.join("ca.crt");
+        let ca_pem = files::read(&certificate)?.ok_or(PkiError::NoCa { path: certificate })?;
+        let ca_key_pem = files::read(&directory.join("ca.key"))?;
+        Ok(Self { directory, ca_pem, ca_key_pem })
     }
 
     /// The CA's certificate in PEM.
@@ -147,6 +170,9 @@ impl Pki {
             && self.fits(&certificate, &key, subject, SystemTime::now())
         {
             return Ok(Pair { certificate, key });
+        }
+        if self.ca_key_pem.is_none() {
+            return Err(PkiError::Unfit { path: certificate_file });
         }
         let pair = self.issue(name, subject)?;
         // A crash in between leaves a pair that does not fit, which is then made again.
@@ -178,7 +204,11 @@ impl Pki {
     }
 
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, rcgen::Error> {
-        Issuer::from_ca_cert_pem(&self.ca_pem, KeyPair::from_pem(&self.ca_key_pem)?)
+        // Who has no key gets what an empty file gets.
+        Issuer::from_ca_cert_pem(
+            &self.ca_pem,
+            KeyPair::from_pem(self.ca_key_pem.as_deref().unwrap_or_default())?,
+        )
     }
 
     /// Whether a pair can serve on: right names, our signature, its own key, and a quarter of its life left.

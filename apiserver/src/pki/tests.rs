@@ -67,3 +67,26 @@ fn pairs_serve_and_connect() {
     assert_eq!(parsed["clusters"][0]["cluster"]["server"], "https://127.0.0.1:6443");
     assert_eq!(parsed["current-context"], "coracle");
 }
+
+#[test]
+fn a_node_lives_on_what_it_was_given() {
+    let (server, node) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let subject = |name: &str| Subject {
+        common_name: format!("system:node:{name}"),
+        organization: Some("system:nodes".to_owned()),
+        dns_names: vec![name.to_owned()],
+        addresses: vec!["192.0.2.7".parse().unwrap()],
+    };
+    let authority = Pki::open(server.path()).unwrap();
+    assert!(matches!(Pki::open_node(node.path()), Err(PkiError::NoCa { .. })));
+    authority.pair("node", &subject("n2")).unwrap();
+    for file in ["ca.crt", "node.crt", "node.key"] {
+        std::fs::copy(server.path().join(file), node.path().join(file)).unwrap();
+    }
+    let pki = Pki::open_node(node.path()).unwrap();
+    let pair = pki.pair("node", &subject("n2")).unwrap();
+    assert_eq!(pair, authority.pair("node", &subject("n2")).unwrap());
+    // For another name it would need the authority's key, and what is there stays.
+    assert!(matches!(pki.pair("node", &subject("n3")), Err(PkiError::Unfit { .. })));
+    assert_eq!(pki.pair("node", &subject("n2")).unwrap(), pair);
+}

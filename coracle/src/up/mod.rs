@@ -55,7 +55,7 @@ pub(crate) fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     run(async |group: &mut TaskGroup| match &args.kubeconfig {
         Some(kubeconfig) => {
             let client = client::Client::from_kubeconfig(kubeconfig)?;
-            let pki = apiserver::pki::Pki::open(instance.pki_dir())?;
+            let pki = apiserver::pki::Pki::open_node(instance.pki_dir())?;
             agent::start(&instance, &node, &args.node, &pki, client, None, group).await?;
             Ok(None)
         }

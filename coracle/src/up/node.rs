@@ -64,7 +64,18 @@ impl Node {
     pub(crate) fn new(instance: &Instance, cluster: &ClusterArgs, args: &NodeArgs) -> anyhow::Result<Self> {
         let cluster = ClusterNetwork::new(cluster)?;
         let names = instance.kernel_names(Some(args));
-        let own = cluster.pods.subnets(NODE_PREFIX).ok().and_then(|mut subnets| subnets.next());
+        let own = match &args.node_cidr {
+            None => cluster.pods.subnets(NODE_PREFIX).ok().and_then(|mut subnets| subnets.next()),
+            Some(text) => {
+                let own: Ipv4Net = text
+                    .parse()
+                    .with_context(|| format!("--node-cidr {text:?} is not a range such as 10.42.1.0/24"))?;
+                if !cluster.pods.contains(&own) {
+                    bail!("--node-cidr {own} is not in --pod-cidr {}", cluster.pods);
+                }
+                Some(own.trunc())
+            }
+        };
         let network = network::Config {
             bridge: names.bridge.clone(),
             pod_cidr: own.with_context(|| format!("--pod-cidr {} has no room for a node", cluster.pods))?,

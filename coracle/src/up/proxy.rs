@@ -101,6 +101,7 @@ fn arguments(instance: &Instance, node: &Node) -> Vec<OsString> {
     flag("--cluster-domain", cluster.domain.clone().into());
     flag("--node-name", node.name.clone().into());
     flag("--node-ip", node.address.to_string().into());
+    flag("--node-cidr", node.network.pod_cidr.to_string().into());
     flag("--bridge", node.names.bridge.clone().into());
     flag("--cgroup-parent", node.names.group.clone().into());
     arguments

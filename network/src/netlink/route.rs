@@ -154,7 +154,11 @@ impl RouteSocket {
     }
 
     /// A route to another node's pods, by whatever link the node is a neighbour on.
-    pub(crate) fn replace_node_route(&mut self, destination: Ipv4Net, gateway: Ipv4Addr) -> Result<(), NetlinkError> {
+    pub(crate) fn replace_node_route(
+        &mut self,
+        destination: Ipv4Net,
+        gateway: Ipv4Addr,
+    ) -> Result<(), NetlinkError> {
         let mut message = node_route(destination);
         message.header.scope = RouteScope::Universe;
         message.header.kind = RouteType::Unicast;

@@ -408,14 +408,26 @@ fn other_nodes_pods_are_reached_by_route() {
         let range = |third: u8| format!("10.42.{third}.0/24").parse::<ipnet::Ipv4Net>().unwrap();
         let elsewhere = [("10.52.7.0/24".parse().unwrap(), machine.address())].into();
         other.sync_node_routes(elsewhere).await.unwrap();
-        let ours = || host.output("ip route show proto 192").lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+        let ours = || {
+            host.output("ip route show proto 192")
+                .lines()
+                .map(|line| line.trim().to_owned())
+                .collect::<Vec<_>>()
+        };
         let line = |range: &str, via: &str| format!("{range} via {via} dev outside");
         let stays = line("10.52.7.0/24", "192.168.77.2");
 
-        network.sync_node_routes([(range(2), machine.address()), (range(3), machine.address())].into()).await.unwrap();
-        assert_eq!(ours(), [line("10.42.2.0/24", "192.168.77.2"), line("10.42.3.0/24", "192.168.77.2"), stays.clone()]);
+        network
+            .sync_node_routes([(range(2), machine.address()), (range(3), machine.address())].into())
+            .await
+            .unwrap();
+        assert_eq!(
+            ours(),
+            [line("10.42.2.0/24", "192.168.77.2"), line("10.42.3.0/24", "192.168.77.2"), stays.clone()]
+        );
         // A node has moved, another has gone, a third is on no link of ours: the rest is done all the same.
-        let next = [(range(3), "192.168.77.9".parse().unwrap()), (range(4), "192.0.2.1".parse().unwrap())].into();
+        let next =
+            [(range(3), "192.168.77.9".parse().unwrap()), (range(4), "192.0.2.1".parse().unwrap())].into();
         let refused = network.sync_node_routes(next).await.unwrap_err().to_string();
         assert!(refused.contains("10.42.4.0/24"), "{refused}");
         assert_eq!(ours(), [line("10.42.3.0/24", "192.168.77.9"), stays.clone()]);

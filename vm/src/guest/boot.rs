@@ -106,7 +106,12 @@ fn mount_system() -> Result<(), BootError> {
         ("proc", "/proc", quiet, None),
         ("sysfs", "/sys", quiet, None),
         ("devtmpfs", "/dev", MountFlags::NOSUID, Some(c"mode=0755")),
-        ("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC, Some(c"mode=0620,gid=5,ptmxmode=0666")),
+        (
+            "devpts",
+            "/dev/pts",
+            MountFlags::NOSUID | MountFlags::NOEXEC,
+            Some(c"mode=0620,gid=5,ptmxmode=0666"),
+        ),
         ("tmpfs", "/dev/shm", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=1777")),
         ("mqueue", "/dev/mqueue", quiet, None),
         ("tmpfs", "/run", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=0755")),
@@ -121,9 +126,12 @@ fn mount_system() -> Result<(), BootError> {
         }
         mount(kind, target, kind, flags, data).map_err(|error| fail(error.into()))?;
     }
-    for (link, target) in
-        [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0"), ("/dev/stdout", "/proc/self/fd/1"), ("/dev/stderr", "/proc/self/fd/2")]
-    {
+    for (link, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ] {
         // devtmpfs of some kernels has them.
         let _ = std::os::unix::fs::symlink(target, link);
     }
@@ -159,7 +167,10 @@ fn write_names(config: &Config) -> Result<(), BootError> {
         hosts.push_str(&format!("{address} {name}\n"));
     }
     write("/etc/hosts", hosts)?;
-    write("/etc/resolv.conf", config.nameservers.iter().map(|server| format!("nameserver {server}\n")).collect())?;
+    write(
+        "/etc/resolv.conf",
+        config.nameservers.iter().map(|server| format!("nameserver {server}\n")).collect(),
+    )?;
     write("/etc/hostname", format!("{}\n", config.hostname))?;
     write("/etc/passwd", "root:x:0:0:root:/:/bin/sh\n".to_owned())?;
     write("/etc/group", "root:x:0:\n".to_owned())
@@ -175,7 +186,8 @@ fn mount_disk() -> Result<(), BootError> {
         std::thread::sleep(Duration::from_millis(10));
     }
     fs::create_dir_all(DATA).map_err(fail)?;
-    mount(DISK, DATA, "ext4", MountFlags::NODEV | MountFlags::NOSUID, None).map_err(|error| fail(error.into()))
+    mount(DISK, DATA, "ext4", MountFlags::NODEV | MountFlags::NOSUID, None)
+        .map_err(|error| fail(error.into()))
 }
 
 /// Writes everything to disk and switches the machine off.

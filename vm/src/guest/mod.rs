@@ -103,7 +103,8 @@ fn run(config: &Config) {
                 let _ = signal::kill(pid, Signal::SIGTERM);
             }
         };
-        let served = std::thread::Builder::new().name("control".to_owned()).spawn(move || serve::serve(&reaper, &end));
+        let served =
+            std::thread::Builder::new().name("control".to_owned()).spawn(move || serve::serve(&reaper, &end));
         if let Err(error) = served {
             eprintln!("coracle guest: nobody listens to the host: {error}");
         }

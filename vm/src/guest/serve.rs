@@ -54,7 +54,9 @@ fn answer(request: Request, reaper: &Reaper, end: &dyn Fn()) -> Response {
             end();
             Response::Done
         }
-        Request::Run { argv } => run(&argv, reaper).unwrap_or_else(|error| Response::Failed(format!("{argv:?}: {error}"))),
+        Request::Run { argv } => {
+            run(&argv, reaper).unwrap_or_else(|error| Response::Failed(format!("{argv:?}: {error}")))
+        }
     }
 }
 

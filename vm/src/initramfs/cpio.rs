@@ -27,7 +27,13 @@ impl<W: Write> Writer<W> {
         self.entry(path, FILE | mode, (0, 0), content)
     }
 
-    pub(crate) fn character_device(&mut self, path: &str, mode: u32, major: u32, minor: u32) -> io::Result<()> {
+    pub(crate) fn character_device(
+        &mut self,
+        path: &str,
+        mode: u32,
+        major: u32,
+        minor: u32,
+    ) -> io::Result<()> {
         self.entry(path, CHARACTER_DEVICE | mode, (major, minor), &[])
     }
 
@@ -40,7 +46,8 @@ impl<W: Write> Writer<W> {
 
     fn entry(&mut self, path: &str, mode: u32, device: (u32, u32), content: &[u8]) -> io::Result<()> {
         let path = path.trim_start_matches('/');
-        let too_large = || io::Error::new(io::ErrorKind::InvalidInput, format!("{path}: too large for an initramfs"));
+        let too_large =
+            || io::Error::new(io::ErrorKind::InvalidInput, format!("{path}: too large for an initramfs"));
         let size = u32::try_from(content.len()).map_err(|_| too_large())?;
         let name_size = u32::try_from(path.len() + 1).map_err(|_| too_large())?;
         self.inode += 1;

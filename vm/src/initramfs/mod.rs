@@ -69,7 +69,9 @@ pub fn write_base(out: &Path, binary: &Path, module_tree: Option<&Path>) -> Resu
         writer.directory("/dev", 0o755)?;
         // The kernel opens it for its first process before anything is mounted.
         writer.character_device("/dev/console", 0o600, 5, 1)?;
-        for directory in ["/lib", MODULES, "/etc", "/proc", "/sys", "/run", "/tmp", "/var", "/var/lib", "/var/lib/coracle"] {
+        for directory in
+            ["/lib", MODULES, "/etc", "/proc", "/sys", "/run", "/tmp", "/var", "/var/lib", "/var/lib/coracle"]
+        {
             writer.directory(directory, 0o755)?;
         }
         writer.file("/init", 0o755, &content)?;
@@ -90,7 +92,12 @@ pub fn write_own(out: &Path, config: &Config, extras: &[Extra]) -> Result<(), Er
     let mut directories = std::collections::BTreeSet::new();
     let mut add = |writer: &mut Writer<Vec<u8>>, path: &str, mode, content: &[u8]| -> io::Result<()> {
         let ancestors: Vec<&Path> = Path::new(path).ancestors().skip(1).collect();
-        for directory in ancestors.iter().rev().filter_map(|directory| directory.to_str()).filter(|directory| *directory != "/") {
+        for directory in ancestors
+            .iter()
+            .rev()
+            .filter_map(|directory| directory.to_str())
+            .filter(|directory| *directory != "/")
+        {
             if directories.insert(directory.to_owned()) {
                 writer.directory(directory, 0o755)?;
             }
@@ -100,7 +107,8 @@ pub fn write_own(out: &Path, config: &Config, extras: &[Extra]) -> Result<(), Er
     let text = serde_json::to_vec(config).map_err(|error| fail(error.into()))?;
     add(&mut writer, CONFIG, 0o600, &text).map_err(fail)?;
     for extra in extras {
-        let content = fs::read(&extra.source).map_err(|source| Error::Read { path: extra.source.clone(), source })?;
+        let content =
+            fs::read(&extra.source).map_err(|source| Error::Read { path: extra.source.clone(), source })?;
         add(&mut writer, &extra.path, 0o755, &content).map_err(fail)?;
     }
     let archive = writer.finish().map_err(fail)?;
@@ -112,7 +120,8 @@ pub fn join(out: &Path, parts: &[&Path]) -> Result<(), Error> {
     let fail = |source| Error::Write { path: out.to_owned(), source };
     let mut whole = fs::File::create(out).map_err(fail)?;
     for part in parts {
-        let mut file = fs::File::open(part).map_err(|source| Error::Read { path: part.to_path_buf(), source })?;
+        let mut file =
+            fs::File::open(part).map_err(|source| Error::Read { path: part.to_path_buf(), source })?;
         let length = io::copy(&mut file, &mut whole).map_err(fail)?;
         let padding = length.next_multiple_of(4) - length;
         io::Write::write_all(&mut whole, &[0; 3][..padding as usize]).map_err(fail)?;

@@ -11,12 +11,31 @@ use object::{Object, ObjectSection};
 /// What a node needs if its kernel has it as a module.
 pub(crate) const WANTED: &[&str] = &[
     // The machine.
-    "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "virtio_rng",
     // File systems.
-    "ext4", "overlay",
+    "ext4",
+    "overlay",
     // Pod networking.
-    "veth", "bridge", "vxlan", "nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_fib", "nft_fib_ipv4",
-    "nft_fib_inet", "nft_redir", "nft_reject_inet", "nft_compat", "xt_comment", "tun",
+    "veth",
+    "bridge",
+    "vxlan",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_nat",
+    "nft_masq",
+    "nft_ct",
+    "nft_fib",
+    "nft_fib_ipv4",
+    "nft_fib_inet",
+    "nft_redir",
+    "nft_reject_inet",
+    "nft_compat",
+    "xt_comment",
+    "tun",
     // What pods may ask for.
     "fuse",
 ];
@@ -115,7 +134,8 @@ fn read(path: &Path) -> Result<Vec<u8>, ModuleError> {
 fn dependencies(path: &Path, content: &[u8]) -> Result<Vec<String>, ModuleError> {
     let malformed = |reason: String| ModuleError::Malformed { path: path.to_owned(), reason };
     let elf = object::File::parse(content).map_err(|error| malformed(error.to_string()))?;
-    let section = elf.section_by_name(".modinfo").ok_or_else(|| malformed("it has no .modinfo section".to_owned()))?;
+    let section =
+        elf.section_by_name(".modinfo").ok_or_else(|| malformed("it has no .modinfo section".to_owned()))?;
     let info = section.data().map_err(|error| malformed(error.to_string()))?;
     let depends = info.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"depends="));
     let names = String::from_utf8_lossy(depends.unwrap_or_default()).into_owned();

@@ -16,7 +16,10 @@ pub(crate) fn create_tap(name: &str) -> io::Result<()> {
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.ifr_name.len() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is too long for the name of an interface")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{name} is too long for the name of an interface"),
+        ));
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
