@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
-use manifests::k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use manifests::k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -47,14 +47,22 @@ impl Access {
 
 fn status_of(view: &View, container: &str) -> Option<ContainerStatus> {
     let status = &view.status;
-    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses);
+    let all = all.chain(&status.ephemeral_container_statuses).flatten();
     let found = all.into_iter().find(|status| status.name == container).cloned();
     // A pod that was just taken on has no statuses yet; its containers are there all the same.
     found.or_else(|| {
         let spec = view.pod.spec.as_ref()?;
-        let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-        all.any(|defined| defined.name == container).then(ContainerStatus::default)
+        let mut all = names(spec);
+        all.any(|defined| defined == container).then(ContainerStatus::default)
     })
+}
+
+/// Names of all containers that a pod may have.
+fn names(spec: &PodSpec) -> impl Iterator<Item = &str> {
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let passing = spec.ephemeral_containers.iter().flatten().map(|container| container.name.as_str());
+    all.map(|container| container.name.as_str()).chain(passing)
 }
 
 #[async_trait]
@@ -79,7 +87,12 @@ impl Pods for Access {
         let mut all = spec
             .into_iter()
             .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-        let tty = all.find(|defined| defined.name == path.container).and_then(|defined| defined.tty);
+        let passing = || {
+            let mut list = spec?.ephemeral_containers.iter().flatten();
+            list.find(|defined| defined.name == path.container)?.tty
+        };
+        let defined = all.find(|defined| defined.name == path.container);
+        let tty = defined.and_then(|defined| defined.tty).or_else(passing);
         Ok(RunningContainer { sandbox, id: container.id.clone(), tty: tty.unwrap_or(false) })
     }
 

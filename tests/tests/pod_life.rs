@@ -194,6 +194,53 @@ spec:
 }
 
 #[test]
+fn ephemeral_containers_come_to_a_running_pod() {
+    let mut node = Node::up();
+    node.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers: [{name: a, image: 'coracle.example/busybox:1', command: [sh, -c, 'mkdir /w; echo hello > /w/index.html; exec httpd -f -p 8080 -h /w']}]\n");
+    node.ready("p");
+    let id = node.get("p", "{.status.containerStatuses[0].containerID}");
+    let debug = |name: &str, command: &str| {
+        let mut kubectl = node.cluster.kubectl_command("1.36");
+        kubectl.args([
+            "debug",
+            "p",
+            "--image=coracle.example/busybox:1",
+            "--image-pull-policy=IfNotPresent",
+            "--profile=general",
+        ]);
+        kubectl.args(["--container", name, "--", "sh", "-c", command]);
+        let output = kubectl.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    debug("looker", "wget -q -O - http://127.0.0.1:8080/ && exec sleep 100000");
+    let state = |name: &str, path: &str| {
+        format!("{{.status.ephemeralContainerStatuses[?(@.name==\"{name}\")].{path}}}")
+    };
+    eventually("the looker runs", || {
+        let started = node.get("p", &state("looker", "state.running.startedAt"));
+        if started.is_empty() { Err(node.describe("p")) } else { Ok(()) }
+    });
+    debug("short", "exit 3");
+    node.expect("p", &state("short", "state.terminated.exitCode"), "3");
+    // It shares the pod's network, its log is read as any other's, and it can be entered.
+    eventually("what it has seen is logged", || {
+        let log = node.cluster.kubectl(["logs", "p", "-c", "looker"]).stdout;
+        if log == "hello\n" { Ok(()) } else { Err(log) }
+    });
+    assert_eq!(node.cluster.kubectl(["exec", "p", "-c", "looker", "--", "echo", "in"]).ok(), "in\n");
+    // Nothing else has changed, and nothing of it runs twice after a restart of the agent.
+    node.ready("p");
+    let looker = node.get("p", &state("looker", "containerID"));
+    node.cluster.kill();
+    node.cluster.start();
+    node.expect("p", &state("looker", "containerID"), &looker);
+    node.ready("p");
+    assert_eq!(node.get("p", "{.status.containerStatuses[0].containerID}"), id);
+    assert_eq!(node.get("p", &state("short", "restartCount")), "0");
+    node.delete("p");
+}
+
+#[test]
 fn last_words() {
     let node = Node::up();
     node.apply(

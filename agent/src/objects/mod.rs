@@ -123,7 +123,8 @@ impl References {
 pub fn references(pod: &Pod) -> References {
     let mut found = References::default();
     let Some(spec) = &pod.spec else { return found };
-    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+    let passing = crate::pod::observe::ephemeral(spec);
+    for container in spec.init_containers.iter().flatten().chain(&spec.containers).chain(&passing) {
         for from in container.env_from.iter().flatten() {
             found.config_maps.extend(from.config_map_ref.as_ref().map(|source| source.name.clone()));
             found.secrets.extend(from.secret_ref.as_ref().map(|source| source.name.clone()));

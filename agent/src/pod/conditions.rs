@@ -151,7 +151,7 @@ fn initialized(seen: &Observed, status: &PodStatus) -> Verdict {
         .filter(|(container, role)| {
             let status = all(status).find(|status| status.name == container.name);
             match role {
-                Role::App => false,
+                Role::App | Role::Ephemeral => false,
                 Role::Init => !status.is_some_and(|status| status.ready),
                 Role::Sidecar => status.is_none_or(|status| status.started != Some(true)),
             }

@@ -21,7 +21,7 @@ use super::backoff::{self, LastRun, Restart};
 use super::hash::container_hash;
 use super::observe::{
     ContainerSeen, Exit, ImageSeen, Intent, Observed, Operation, Role, RunState, SandboxSeen, StepSeen, Stop,
-    containers,
+    containers, ephemeral,
 };
 use crate::names::pod_id;
 
@@ -185,6 +185,9 @@ fn decide_run(seen: &Observed, plan: &mut Plan) {
         return;
     }
     decide_containers(seen, plan);
+    for container in ephemeral(spec).iter().filter(|container| seen.newest(&container.name).is_none()) {
+        start(seen, container, 0, None, plan);
+    }
     prepare(seen, plan);
 }
 
@@ -244,6 +247,8 @@ fn decide_containers(seen: &Observed, plan: &mut Plan) {
                 }
             }
             Role::App => decide_container(seen, container, role, plan),
+            // Not among them: they hold nobody up, and nobody holds them up.
+            Role::Ephemeral => {}
         }
     }
 }
@@ -402,6 +407,8 @@ fn stop_containers(seen: &Observed, stop: Stop, plan: &mut Plan) {
     let spec = seen.spec();
     let mut apps = Vec::new();
     let mut sidecars = Vec::new();
+    let passing = ephemeral(spec);
+    apps.extend(passing.iter().filter_map(|container| Some((container, alive(container)?))));
     for (container, role) in containers(spec) {
         if let Some(run) = alive(container) {
             if role == Role::Sidecar { &mut sidecars } else { &mut apps }.push((container, run));
@@ -457,8 +464,10 @@ fn is_finished(seen: &Observed) -> bool {
 
 /// Whether a container that ended like this runs again.
 pub fn should_restart(spec: &PodSpec, container: &Container, role: Role, exit: &Exit) -> bool {
-    if role == Role::Sidecar {
-        return true;
+    match role {
+        Role::Sidecar => return true,
+        Role::Ephemeral => return false,
+        Role::Init | Role::App => {}
     }
     if let Some(own) = container.restart_policy.as_deref() {
         for rule in container.restart_policy_rules.iter().flatten() {

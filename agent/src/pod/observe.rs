@@ -260,6 +260,15 @@ pub enum Role {
     Sidecar,
     /// The pod is there for these.
     App,
+    /// Put into the pod while it runs, to look at it; never runs again.
+    Ephemeral,
+}
+
+/// The containers that were put into the pod while it runs, as containers like any other.
+pub fn ephemeral(spec: &PodSpec) -> Vec<Container> {
+    let list = spec.ephemeral_containers.iter().flatten();
+    // They have all fields of a container and one more.
+    list.filter_map(|own| serde_json::from_value(serde_json::to_value(own).ok()?).ok()).collect()
 }
 
 /// All containers with their roles, in the order in which they start.

@@ -13,7 +13,7 @@ use manifests::qos;
 
 use super::conditions;
 use super::decide::{Plan, should_restart};
-use super::observe::{ContainerSeen, Exit, Intent, Observed, Role, RunState, containers};
+use super::observe::{ContainerSeen, Exit, Intent, Observed, Role, RunState, containers, ephemeral};
 use crate::names::is_static;
 
 /// Prefix of container ids in statuses.
@@ -29,6 +29,9 @@ pub fn status(seen: &Observed, plan: &Plan) -> PodStatus {
         if role == Role::App { &mut app_statuses } else { &mut init_statuses }.push(status);
     }
 
+    let passing = ephemeral(seen.spec());
+    let passing: Vec<ContainerStatus> =
+        passing.iter().map(|container| container_status(seen, plan, container, Role::Ephemeral)).collect();
     let stopped = matches!(seen.intent, Intent::Stop(_)) && !any_alive(seen);
     let mut phase = phase(seen, &init_statuses, &app_statuses, stopped && !is_static(&seen.pod));
     // A pod that is over stays over.
@@ -63,6 +66,7 @@ pub fn status(seen: &Observed, plan: &Plan) -> PodStatus {
         conditions: None,
         container_statuses: Some(app_statuses),
         init_container_statuses: (!init_statuses.is_empty()).then_some(init_statuses),
+        ephemeral_container_statuses: (!passing.is_empty()).then_some(passing),
         host_ip: seen.host_ips.first().cloned(),
         host_ips: (!seen.host_ips.is_empty())
             .then(|| seen.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
@@ -146,6 +150,8 @@ fn container_status(seen: &Observed, plan: &Plan, container: &Container, role: R
         status.started = Some(started);
         status.ready = match role {
             Role::Init => run.exit().is_some_and(|exit| exit.code == 0),
+            // Nobody sends anything to it.
+            Role::Ephemeral => false,
             Role::App | Role::Sidecar => {
                 started && (container.readiness_probe.is_none() || run.probes.readiness == Some(true))
             }
@@ -159,7 +165,11 @@ fn container_status(seen: &Observed, plan: &Plan, container: &Container, role: R
 
 fn old_status<'a>(seen: &'a Observed, name: &str, role: Role) -> Option<&'a ContainerStatus> {
     let old = &seen.last_status;
-    let list = if role == Role::App { &old.container_statuses } else { &old.init_container_statuses };
+    let list = match role {
+        Role::App => &old.container_statuses,
+        Role::Init | Role::Sidecar => &old.init_container_statuses,
+        Role::Ephemeral => &old.ephemeral_container_statuses,
+    };
     list.iter().flatten().find(|status| status.name == name)
 }
 
@@ -276,6 +286,7 @@ fn phase(
                 waiting += 1;
             }
             (Role::Sidecar, Counts::Stopped { .. }) => {}
+            (Role::Ephemeral, _) => {}
             (Role::App, Counts::Running) => running += 1,
             (Role::App, Counts::Waiting) => waiting += 1,
             (Role::App, Counts::Stopped { code, again: restarts }) => {

@@ -1,7 +1,7 @@
 //! Pods.
 
 use manifests::encode::same;
-use manifests::field::{ErrorList, FieldError, Path};
+use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::core::v1 as core;
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use manifests::status::ApiError;
@@ -111,7 +111,7 @@ impl Kind for Pod {
     fn validate_update(new: &core::Pod, old: &core::Pod, part: Part) -> ErrorList {
         match part {
             Part::Status => validate::pod_status_update(new, old),
-            Part::EphemeralContainers => ephemeral_containers_update(new, old),
+            Part::EphemeralContainers => validate::pod_ephemeral_containers_update(new, old),
             _ => validate::pod_update(new, old),
         }
     }
@@ -139,37 +139,6 @@ impl Kind for Pod {
         }
         Some(if wanted < 0 { 1 } else { wanted })
     }
-}
-
-/// Ephemeral containers come and stay as they came.
-fn ephemeral_containers_update(new: &core::Pod, old: &core::Pod) -> ErrorList {
-    let mut errors = ErrorList::new();
-    validate::object_meta_update(&new.metadata, &old.metadata, &mut errors);
-    let path = Path::new("spec").child("ephemeralContainers");
-    let of = |pod: &core::Pod| {
-        pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.clone()).unwrap_or_default()
-    };
-    let (wanted, have) = (of(new), of(old));
-    for before in &have {
-        let name = &before.name;
-        match wanted.iter().find(|container| container.name == *name) {
-            None => errors.push(FieldError::forbidden(
-                &path,
-                format!("existing ephemeral containers \"{name}\" may not be removed\n"),
-            )),
-            Some(now) if !same(now, before) => errors.push(FieldError::forbidden(
-                &path,
-                format!("existing ephemeral containers \"{name}\" may not be changed\n"),
-            )),
-            Some(_) => {}
-        }
-    }
-    // What is new is checked as part of a pod that is.
-    if have.len() != wanted.len() && errors.is_empty() {
-        let ours = |error: &FieldError| error.to_string().starts_with(path.as_str());
-        errors.extend(validate::pod(new).into_iter().filter(ours));
-    }
-    errors
 }
 
 /// What old clients leave out of a status stays as it was.

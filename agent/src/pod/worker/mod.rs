@@ -17,6 +17,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +41,7 @@ use super::apply::{
     stop_container, tear_down,
 };
 use super::decide::{Action, Plan, PodFailure, decide, grace_period};
-use super::observe::{Failure, Intent, Operation, RunState, StepSeen, Stop, containers};
+use super::observe::{Failure, Intent, Operation, RunState, StepSeen, Stop, containers, ephemeral};
 use super::runs::{self, Messages};
 use super::status::{is_terminal, status};
 use crate::context::Context;
@@ -319,7 +320,14 @@ impl Worker {
         if !Arc::ptr_eq(&self.facts.pod, &target.pod) {
             let changed = self.facts.pod.metadata.labels != target.pod.metadata.labels
                 || self.facts.pod.metadata.annotations != target.pod.metadata.annotations;
-            self.facts.pod = target.pod.clone();
+            let before = std::mem::replace(&mut self.facts.pod, target.pod.clone());
+            let passing = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.clone());
+            if passing(&before) != passing(&target.pod) {
+                // The new ones may refer to objects that nobody follows yet.
+                let dir = self.context.layout.pod(names::uid(&target.pod));
+                self.subscription =
+                    self.context.objects.subscribe(&target.pod, &references(&target.pod), &dir);
+            }
             // Labels and annotations may be in files of the pod.
             if changed && self.facts.volumes == StepSeen::Done {
                 self.facts.volumes = StepSeen::Stale { retry_at: Timestamp::now() };
@@ -444,7 +452,7 @@ impl Worker {
         let container = find(&pod, &name);
         let log = self.context.layout.container_logs(&pod, &name).join(format!("{attempt}.log"));
         let message =
-            container.and_then(|container| runs::termination_message(container, &labels, exit.code, &log));
+            container.and_then(|container| runs::termination_message(&container, &labels, exit.code, &log));
         if let Some((_, run)) = self.facts.run_mut(id) {
             run.state = RunState::Exited(runs::exit_of(exit, message));
         }
@@ -515,8 +523,8 @@ impl Worker {
                     events.container_warning(pod, name, "BackOff", message);
                 }
                 "ImagePullBackOff" => {
-                    let image = find(pod, name).and_then(|container| container.image.as_deref());
-                    let image = manifests::go::quote(image.unwrap_or_default());
+                    let image = find(pod, name).and_then(|container| container.image.clone());
+                    let image = manifests::go::quote(&image.unwrap_or_default());
                     events.container_normal(pod, name, "BackOff", format!("Back-off pulling image {image}"));
                     events.container_warning(pod, name, "Failed", "Error: ImagePullBackOff");
                 }
@@ -652,7 +660,7 @@ impl Worker {
             }
             Action::EnsureImage { container } => {
                 let failures = self.facts.images.get(container).map_or(0, |fact| fact.failures);
-                let definition = find(&pod, container)?.clone();
+                let definition = find(&pod, container)?.into_owned();
                 let objects = self.subscription.fork();
                 let input = ImageInput { context, pod, container: definition, objects, failures };
                 (Operation::Image(container.clone()), Box::pin(ensure_image(input)))
@@ -660,7 +668,7 @@ impl Worker {
             Action::StartContainer { container, attempt, delay } => {
                 let input = StartInput {
                     context,
-                    container: find(&pod, container)?.clone(),
+                    container: find(&pod, container)?.into_owned(),
                     pod,
                     image: self.facts.images.get(container)?.image.clone()?,
                     sandbox: self.facts.sandbox.clone()?,
@@ -675,7 +683,7 @@ impl Worker {
             Action::StopContainer { container, id, deadline, cause } => {
                 let (sender, receiver) = watch::channel(*deadline);
                 self.stop_deadline.insert(id.clone(), sender);
-                let definition = find(&pod, container)?.clone();
+                let definition = find(&pod, container)?.into_owned();
                 let run = self.facts.runs.values().flatten().find(|run| run.id == *id)?;
                 let input = StopInput {
                     context,
@@ -869,12 +877,15 @@ impl Messages for Reader<'_> {
         let name = labels.get(label::CONTAINER_NAME)?;
         let attempt = labels.get(label::RESTART_COUNT).map_or("0", String::as_str);
         let log = self.context.layout.container_logs(self.pod, name).join(format!("{attempt}.log"));
-        runs::termination_message(find(self.pod, name)?, labels, code, &log)
+        runs::termination_message(&*find(self.pod, name)?, labels, code, &log)
     }
 }
 
-fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
-    containers(pod.spec.as_ref()?).map(|(container, _)| container).find(|container| container.name == name)
+fn find<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
+    let spec = pod.spec.as_ref()?;
+    let known = containers(spec).map(|(container, _)| container).find(|container| container.name == name);
+    let passing = || ephemeral(spec).into_iter().find(|container| container.name == name).map(Cow::Owned);
+    known.map(Cow::Borrowed).or_else(passing)
 }
 
 async fn next_event(

@@ -64,7 +64,8 @@ impl Record {
     /// Runs that the runtime does not know (any more): what the last status says of them.
     pub(super) fn runs(&self) -> Vec<(String, ContainerSeen)> {
         let status = &self.status;
-        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let all = status.init_container_statuses.iter().chain(&status.container_statuses);
+        let all = all.chain(&status.ephemeral_container_statuses).flatten();
         let mut runs: Vec<(String, ContainerSeen)> = all
             .filter_map(|status| {
                 let attempt = u32::try_from(status.restart_count).ok()?;
