@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Wait(commands::wait::WaitArgs),
     /// Work with the images of this machine
     Image(commands::image::ImageArgs),
+    /// Run local clusters of virtual machines
+    Vm(commands::vm::VmArgs),
     /// Find out what this machine can do, and what is missing
     Check(commands::check::CheckArgs),
 }

@@ -80,6 +80,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Scale(args) => tool(commands::scale::run(args)),
         Command::Wait(args) => tool(commands::wait::run(args)),
         Command::Image(args) => tool(commands::image::run(args)),
+        Command::Vm(args) => tool(commands::vm::run(args)),
         Command::Check(args) => tool(commands::check::run(args)),
     }
 }

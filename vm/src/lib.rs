@@ -12,6 +12,7 @@
 //! ```
 
 pub mod accel;
+pub mod cluster;
 pub mod control;
 pub mod guest;
 pub mod initramfs;

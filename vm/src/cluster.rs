@@ -1,0 +1,401 @@
+//! Several machines with one network, kept in a directory: the same machines with the same disks and addresses come back after
+//! a stop, and after a reboot of the host.
+//!
+//! ```text
+//!   <directory>/cluster.json      what the cluster is made of
+//!   <directory>/initramfs         what all guests boot into
+//!   <directory>/<node>/           crate::machine
+//! ```
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use network::Network;
+use serde::{Deserialize, Serialize};
+
+use crate::accel::Accelerator;
+use crate::control::{self, ControlError, Request, Response};
+use crate::guest::Config;
+use crate::initramfs;
+use crate::kernel::Kernel;
+use crate::machine::{self, Machine, MachineError};
+use crate::qmp::{Qmp, QmpError};
+use crate::sys;
+
+/// A guest that was asked to switch off has this long.
+const SHUTDOWN: Duration = Duration::from_secs(30);
+const STATE: &str = "cluster.json";
+
+/// What a cluster is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Its name.
+    pub name: String,
+    /// Addresses of the machines; the first one is the host's.
+    pub subnet: Ipv4Net,
+    /// The bridge on the host, and the name of its packet-filter table.
+    pub bridge: String,
+    /// Kernel image of the guests.
+    pub kernel: PathBuf,
+    /// The kernel's modules.
+    pub modules: Option<PathBuf>,
+    /// Memory of each machine in MiB.
+    pub memory: u32,
+    /// Processors of each machine.
+    pub cpus: u32,
+    /// The machines; the first one has the control plane.
+    pub nodes: Vec<NodeState>,
+}
+
+/// One machine of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeState {
+    /// Its name, in the cluster and as its host name.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The interface on the host that its network card is plugged into.
+    pub tap: String,
+}
+
+/// What a cluster is to be.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Its name.
+    pub name: String,
+    /// How many machines.
+    pub nodes: usize,
+    /// Kernel of the guests.
+    pub kernel: Kernel,
+    /// Memory of each machine in MiB.
+    pub memory: u32,
+    /// Processors of each machine.
+    pub cpus: u32,
+}
+
+/// Why a cluster does not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is not there.
+    #[error("there is no cluster of virtual machines named {name:?}")]
+    NoCluster {
+        /// The name.
+        name: String,
+    },
+    /// It has no such machine.
+    #[error("cluster {cluster} has no node {node:?}; it has {known}")]
+    NoNode {
+        /// The cluster.
+        cluster: String,
+        /// The name.
+        node: String,
+        /// Those that it has.
+        known: String,
+    },
+    /// The machine is off.
+    #[error("node {node} is not running")]
+    NotRunning {
+        /// The machine.
+        node: String,
+    },
+    /// Every range is in use.
+    #[error("every network from 10.44.0.0/24 to 10.44.255.0/24 is in use on this machine")]
+    NoSubnet,
+    /// A file of the cluster.
+    #[error("{path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The state file.
+    #[error("{path} is not the state of a cluster")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Making a disk.
+    #[error("making the disk {path}: {words}")]
+    Disk {
+        /// The disk.
+        path: PathBuf,
+        /// What mkfs.ext4 says.
+        words: String,
+    },
+    /// Making the interface of a machine.
+    #[error("making interface {tap}")]
+    Tap {
+        /// Its name.
+        tap: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The host's network.
+    #[error(transparent)]
+    Network(#[from] network::Error),
+    /// The network's configuration.
+    #[error(transparent)]
+    NetworkConfig(#[from] network::ConfigError),
+    /// The initramfs.
+    #[error(transparent)]
+    Initramfs(#[from] initramfs::Error),
+    /// A machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// A guest.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// QEMU.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+}
+
+/// A cluster of machines.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// What it is made of.
+    pub state: State,
+}
+
+impl Cluster {
+    /// Lays a cluster out; nothing runs yet. Blocks.
+    pub fn create(directory: &Path, plan: &Plan) -> Result<Self, Error> {
+        let subnet = (0..=255)
+            .map(|third| Ipv4Net::new_assert(Ipv4Addr::new(10, 44, third, 0), 24))
+            .find_map(|subnet| match network::host::is_in_use(subnet) {
+                Ok(true) => None,
+                Ok(false) => Some(Ok(subnet)),
+                Err(error) => Some(Err(error)),
+            })
+            .ok_or(Error::NoSubnet)??;
+        let id = hash(directory);
+        let nodes = (1..=plan.nodes).map(|number| NodeState {
+            name: if plan.name == "default" {
+                format!("n{number}")
+            } else {
+                format!("{}-n{number}", plan.name)
+            },
+            address: Ipv4Addr::from(u32::from(subnet.network()) + 9 + number as u32),
+            tap: format!("cvm{id:06x}-{number}"),
+        });
+        let state = State {
+            name: plan.name.clone(),
+            subnet,
+            bridge: format!("cvm-{id:06x}"),
+            kernel: plan.kernel.image.clone(),
+            modules: plan.kernel.modules.clone(),
+            memory: plan.memory,
+            cpus: plan.cpus,
+            nodes: nodes.collect(),
+        };
+        let cluster = Self { directory: directory.to_owned(), state };
+        for node in &cluster.state.nodes {
+            let path = cluster.node_directory(node);
+            fs::create_dir_all(&path).map_err(|source| Error::File { path, source })?;
+        }
+        Ok(cluster)
+    }
+
+    /// Writes down what the cluster is made of: from now on it exists. Blocks.
+    pub fn save(&self) -> Result<(), Error> {
+        let path = self.directory.join(STATE);
+        let fail = |source| Error::File { path: path.clone(), source };
+        let beside = path.with_extension("new");
+        let text = serde_json::to_vec_pretty(&self.state).map_err(|error| fail(error.into()))?;
+        fs::write(&beside, text).and_then(|()| fs::rename(&beside, &path)).map_err(fail)
+    }
+
+    /// Finds a cluster. Blocks.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let path = directory.join(STATE);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                return Err(Error::NoCluster { name });
+            }
+            result => result.map_err(|source| Error::File { path: path.clone(), source })?,
+        };
+        let state = serde_json::from_slice(&text).map_err(|source| Error::Malformed { path, source })?;
+        Ok(Self { directory: directory.to_owned(), state })
+    }
+
+    /// All clusters below a directory. Blocks.
+    pub fn list(parent: &Path) -> Result<Vec<Self>, Error> {
+        let entries = match fs::read_dir(parent) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            result => result.map_err(|source| Error::File { path: parent.to_owned(), source })?,
+        };
+        let mut directories: Vec<PathBuf> =
+            entries.flatten().map(|entry| entry.path()).filter(|path| path.join(STATE).is_file()).collect();
+        directories.sort();
+        directories.iter().map(|directory| Self::open(directory)).collect()
+    }
+
+    /// A machine by its name.
+    pub fn node(&self, name: &str) -> Result<&NodeState, Error> {
+        self.state.nodes.iter().find(|node| node.name == name).ok_or_else(|| Error::NoNode {
+            cluster: self.state.name.clone(),
+            node: name.to_owned(),
+            known: self.state.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// A machine's files.
+    pub fn node_directory(&self, node: &NodeState) -> PathBuf {
+        self.directory.join(&node.name)
+    }
+
+    /// The host's address on the machines' network.
+    pub fn host(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.state.subnet.network()) + 1)
+    }
+
+    /// Makes a machine's disk with the content of a folder. Blocks.
+    pub fn make_disk(&self, node: &NodeState, content: &Path, bytes: u64) -> Result<(), Error> {
+        let path = self.node_directory(node).join("disk.img");
+        let size = format!("{}k", bytes / 1024);
+        let output = Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-d"])
+            .arg(content)
+            .arg(&path)
+            .arg(size)
+            .output()
+            .map_err(|error| Error::Disk {
+                path: path.clone(),
+                words: format!("mkfs.ext4 (Debian: e2fsprogs): {error}"),
+            })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(Error::Disk { path, words: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
+    }
+
+    /// Writes what all guests boot into. Blocks.
+    pub fn write_initramfs(&self, binary: &Path) -> Result<(), Error> {
+        Ok(initramfs::write_base(&self.directory.join("initramfs"), binary, self.state.modules.as_deref())?)
+    }
+
+    /// The machines' network on the host: bridge, the way out, and nothing that is not there already.
+    pub async fn ensure_network(&self) -> Result<(), Error> {
+        let network = self.network()?;
+        for warning in network.ensure().await? {
+            tracing::warn!(%warning, "network of the virtual machines");
+        }
+        for node in &self.state.nodes {
+            sys::create_tap(&node.tap).map_err(|source| Error::Tap { tap: node.tap.clone(), source })?;
+            network::host::join_bridge(&node.tap, &self.state.bridge)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the network away.
+    pub async fn remove_network(&self) -> Result<(), Error> {
+        for node in &self.state.nodes {
+            network::host::remove(&node.tap)?;
+        }
+        Ok(self.network()?.remove().await?)
+    }
+
+    fn network(&self) -> Result<Network, network::ConfigError> {
+        Network::new(network::Config {
+            bridge: self.state.bridge.clone(),
+            pod_cidr: self.state.subnet,
+            cluster_cidr: self.state.subnet,
+            service_cidr: None,
+            mtu: Some(1500),
+            nft_table: self.state.bridge.clone(),
+            state_dir: self.directory.join("network"),
+        })
+    }
+
+    /// Switches a machine on; one that runs stays as it is. Blocks.
+    pub fn start(&self, node: &NodeState, config: &Config, accelerator: Accelerator) -> Result<(), Error> {
+        let directory = self.node_directory(node);
+        if machine::running(&directory).is_some() {
+            return Ok(());
+        }
+        let (own, whole) = (directory.join("own"), directory.join("initramfs"));
+        initramfs::write_own(&own, config, &[])?;
+        initramfs::join(&whole, &[&self.directory.join("initramfs"), &own])?;
+        let [.., c, d] = node.address.octets();
+        let machine = Machine {
+            directory,
+            kernel: self.state.kernel.clone(),
+            initramfs: whole,
+            memory: self.state.memory,
+            cpus: self.state.cpus,
+            disk: true,
+            // Locally administered, and different on every machine of every cluster.
+            network: Some((node.tap.clone(), [0x02, 0xc0, 0x4a, 0x1e, c, d])),
+            accelerator,
+        };
+        Ok(machine.start()?)
+    }
+
+    /// Switches a machine off in order. Blocks.
+    pub fn stop(&self, node: &NodeState) -> Result<(), Error> {
+        let directory = self.node_directory(node);
+        if machine::running(&directory).is_none() {
+            return Ok(());
+        }
+        match control::ask(&directory.join("control.sock"), &Request::PowerOff, SHUTDOWN) {
+            // One that does not listen yet, or not any more, has nothing to lose that its journal does not keep.
+            Err(_) => return Ok(machine::cut(&directory)?),
+            Ok(_) => {}
+        }
+        if !machine::wait_off(&directory, SHUTDOWN)? {
+            machine::cut(&directory)?;
+        }
+        Ok(())
+    }
+
+    /// Cuts a machine's power. Blocks.
+    pub fn kill(&self, node: &NodeState) -> Result<(), Error> {
+        Ok(machine::cut(&self.node_directory(node))?)
+    }
+
+    /// Whether a machine runs.
+    pub fn is_running(&self, node: &NodeState) -> bool {
+        machine::running(&self.node_directory(node)).is_some()
+    }
+
+    /// Runs a command in a guest. Blocks.
+    pub fn run(&self, node: &NodeState, argv: &[String], patience: Duration) -> Result<Response, Error> {
+        self.must_run(node)?;
+        let socket = self.node_directory(node).join("control.sock");
+        Ok(control::ask(&socket, &Request::Run { argv: argv.to_vec() }, patience)?)
+    }
+
+    /// Pulls a machine's network cable, or plugs it in. Blocks.
+    pub fn set_cable(&self, node: &NodeState, plugged: bool) -> Result<(), Error> {
+        self.must_run(node)?;
+        Ok(Qmp::connect(&self.node_directory(node).join("qmp.sock"))?.set_link(plugged)?)
+    }
+
+    fn must_run(&self, node: &NodeState) -> Result<(), Error> {
+        if self.is_running(node) { Ok(()) } else { Err(Error::NotRunning { node: node.name.clone() }) }
+    }
+}
+
+/// FNV-1a: short, stable from version to version, and not meant to keep anybody out.
+fn hash(path: &Path) -> u32 {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let hash =
+        bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    hash & 0x00ff_ffff
+}
