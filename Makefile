@@ -32,7 +32,7 @@ test: test-deps build ## Run every test, the end-to-end ones included
 
 bench: build ## Print what coracle costs, beside the peers that Debian has
 	@hack/install bench
-	$(CARGO) run --release --locked --package xtask -- bench
+	$(CARGO) run --release --locked --package xtask --target $(TARGET) -- bench
 
 soak: test-deps build ## What takes longer than a test should
 	$(CARGO) test --locked --package tests -- --ignored

@@ -72,7 +72,7 @@ impl Guest {
         let directory =
             tempfile::Builder::new().prefix("coracle-guest-").tempdir().expect("a temporary directory");
         let path = |name: &str| directory.path().join(name);
-        let kernel = kernel();
+        let kernel = vm::kernel::at(&guest_kernel()).expect("a kernel");
         let init = coracle();
         let guest = self.libraries_of(&init);
         initramfs::write_base(&path("base"), &init, kernel.modules.as_deref()).expect("the initramfs");
@@ -112,13 +112,15 @@ impl Guest {
     }
 }
 
-/// Debian's kernel for virtual machines.
-fn kernel() -> vm::kernel::Kernel {
+/// Debian's kernel for virtual machines: the image, with its modules beside it.
+///
+/// # Panics
+/// When it has not been fetched.
+pub fn guest_kernel() -> PathBuf {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../hack/guest-kernel");
     let output = Command::new(script).arg("path").output().expect("hack/guest-kernel runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let path = String::from_utf8(output.stdout).expect("a path");
-    vm::kernel::at(Path::new(path.trim())).expect("a kernel")
+    PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
 }
 
 /// The shared libraries of a program, the loader included; none of a static one.

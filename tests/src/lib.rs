@@ -12,7 +12,7 @@ mod guest;
 mod machine;
 
 pub use cluster::{BUSYBOX, Cluster, Options};
-pub use guest::{Guest, Ran};
+pub use guest::{Guest, Ran, guest_kernel};
 pub use machine::{Machine, Output};
 
 use std::path::PathBuf;
