@@ -16,7 +16,7 @@ use crate::names::Layout;
 use crate::pod::worker::View;
 use crate::pods::Registry;
 use crate::server::{ContainerPath, LogOptions, LogStream, NotThere, Pods, RunningContainer};
-use crate::stats;
+use crate::stats::{self, Sample};
 
 /// Parts of a log that may wait for a slow client; then the reader waits.
 const WAITING: usize = 4;
@@ -33,6 +33,10 @@ impl Access {
     /// Of these pods of a node, with their logs below this layout.
     pub fn new(node: impl Into<String>, registry: Registry, layout: Layout) -> Self {
         Self { node: node.into(), registry, layout }
+    }
+
+    async fn sample(&self) -> Sample {
+        Sample::take(&self.node, self.layout.data_dir().to_owned(), self.registry.all()).await
     }
 
     fn find(&self, path: &ContainerPath) -> Result<watch::Receiver<View>, NotThere> {
@@ -105,7 +109,15 @@ impl Pods for Access {
     }
 
     async fn summary(&self) -> serde_json::Value {
-        stats::summary(&self.node, self.registry.all()).await
+        stats::summary(&self.sample().await)
+    }
+
+    async fn resource_metrics(&self) -> String {
+        stats::resource(&self.sample().await)
+    }
+
+    async fn container_metrics(&self) -> String {
+        stats::cadvisor(&self.sample().await)
     }
 
     fn metrics(&self) -> String {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! accept ─▶ TLS, client certificate ─▶ route (pure) ─▶ /healthz  /pods  /containerLogs  /exec  /attach  /portForward
-//!                                                      /stats/summary  /metrics
+//!                                                      /stats/summary  /metrics  /metrics/resource  /metrics/cadvisor
 //! ```
 
 mod channels;
@@ -63,6 +63,10 @@ pub trait Pods: Debug + Send + Sync + 'static {
     fn sandbox(&self, namespace: &str, pod: &str) -> Result<Arc<dyn PodSandbox>, NotThere>;
     /// What pods use, as `/stats/summary` says it.
     async fn summary(&self) -> serde_json::Value;
+    /// The same as `/metrics/resource` says it.
+    async fn resource_metrics(&self) -> String;
+    /// The same as `/metrics/cadvisor` says it.
+    async fn container_metrics(&self) -> String;
     /// Counters, in Prometheus' text format.
     fn metrics(&self) -> String;
     /// A container's log.
@@ -188,6 +192,8 @@ async fn answer(pods: Arc<dyn Pods>, trusted: bool, request: Request<Incoming>) 
             Err(error) => not_there(&error),
         },
         Route::Summary => json(&pods.summary().await),
+        Route::ResourceMetrics => text(StatusCode::OK, &pods.resource_metrics().await),
+        Route::ContainerMetrics => text(StatusCode::OK, &pods.container_metrics().await),
         Route::Metrics => text(StatusCode::OK, &pods.metrics()),
     }
 }

@@ -59,6 +59,8 @@ pub(super) enum Route {
     Attach(ContainerPath, StreamOptions),
     PortForward { namespace: String, pod: String, ports: Vec<u16> },
     Summary,
+    ResourceMetrics,
+    ContainerMetrics,
     Metrics,
 }
 
@@ -103,6 +105,8 @@ pub(super) fn parse(method: &Method, path: &str, query: &str) -> Result<Route, B
             })
         }
         ["stats", "summary"] if reads => Ok(Route::Summary),
+        ["metrics", "resource"] if reads => Ok(Route::ResourceMetrics),
+        ["metrics", "cadvisor"] if reads => Ok(Route::ContainerMetrics),
         ["metrics"] if reads => Ok(Route::Metrics),
         _ => Err(BadRequest::NoSuchPath),
     }

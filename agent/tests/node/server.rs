@@ -153,6 +153,29 @@ fn the_api_of_a_node() {
             summary["pods"][0]["containers"][0]["memory"]["workingSetBytes"].as_u64() > Some(0),
             "{summary}"
         );
+        assert_eq!(summary["node"]["nodeName"], "node");
+        for figure in
+            ["/node/cpu/usageCoreNanoSeconds", "/node/memory/workingSetBytes", "/node/fs/capacityBytes"]
+        {
+            assert!(
+                summary.pointer(figure).and_then(serde_json::Value::as_u64) > Some(0),
+                "{figure}: {summary}"
+            );
+        }
+        let (_, resources) = client.get("/metrics/resource").await;
+        for figure in [
+            "container_cpu_usage_seconds_total{container=\"a\",namespace=\"default\",pod=\"web-node\"} ",
+            "container_start_time_seconds{container=\"a\",namespace=\"default\",pod=\"web-node\"} ",
+            "pod_memory_working_set_bytes{namespace=\"default\",pod=\"web-node\"} ",
+            "node_cpu_usage_seconds_total ",
+        ] {
+            assert!(resources.lines().any(|line| line.starts_with(figure)), "{figure}: {resources}");
+        }
+        let (_, containers) = client.get("/metrics/cadvisor").await;
+        assert!(
+            containers.contains("container_memory_working_set_bytes{container=\"a\",id=\""),
+            "{containers}"
+        );
         assert!(client.get("/metrics").await.1.contains("kubelet_running_pods 1\n"));
 
         let refused = client.request(&client.nobody, "/pods").await;
