@@ -74,6 +74,13 @@ pub(crate) enum Command {
     Image(commands::image::ImageArgs),
     /// Run local clusters of virtual machines
     Vm(commands::vm::VmArgs),
+    /// Run containers from OCI bundles, with runc's flags
+    #[command(disable_help_flag = true)]
+    Oci {
+        /// See `coracle oci --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Find out what this machine can do, and what is missing
     Check(commands::check::CheckArgs),
 }

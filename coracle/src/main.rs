@@ -7,6 +7,7 @@ mod commands;
 mod flags;
 mod instance;
 mod logging;
+mod oci;
 mod up;
 
 use std::ffi::OsString;
@@ -19,6 +20,9 @@ use crate::flags::{Cli, Command};
 /// The hidden subcommand under which a pod's keeper runs.
 const KEEPER: &str = "keeper";
 
+/// The subcommand that speaks runc's language.
+const OCI: &str = "oci";
+
 fn main() -> ExitCode {
     // A keeper is counted in kilobytes and lives as long as its pod: it starts before anything else exists.
     let mut arguments = std::env::args_os();
@@ -28,6 +32,17 @@ fn main() -> ExitCode {
     }
     if vm::guest::is_init() {
         vm::guest::main();
+    }
+    // So does a runtime command, which engines run several of for each container.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == OCI) {
+        if oci::needs_sealing(std::env::args_os().skip(2))
+            && let Err(error) = oci::seal()
+        {
+            eprintln!("{}", error_line(&error.into()));
+            return ExitCode::FAILURE;
+        }
+        return oci::main(arguments);
     }
     let cli = Cli::parse();
     match run(cli) {
@@ -82,6 +97,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Image(args) => tool(commands::image::run(args)),
         Command::Vm(args) => tool(commands::vm::run(args)),
         Command::Check(args) => tool(commands::check::run(args)),
+        Command::Oci { .. } => anyhow::bail!("`oci` must be the first argument"),
     }
 }
 

@@ -150,7 +150,7 @@ pub enum StartContainerError {
 }
 
 /// Words for a failed execve that people know from other runtimes, and that some clients look for.
-fn exec_failure(error: &io::Error) -> String {
+pub(crate) fn exec_failure(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOENT) => "executable file not found in $PATH".to_owned(),
         Some(libc::EACCES) => "permission denied".to_owned(),

@@ -22,11 +22,13 @@
 
 pub mod cgroup;
 pub mod check;
+mod child;
 mod error;
 mod exec;
 pub mod keeper;
 mod kernel;
 mod link;
+pub mod oci;
 mod plan;
 mod prepare;
 mod protocol;
@@ -47,7 +49,6 @@ pub use error::{
     StartContainerError,
 };
 pub use exec::{Attach, Exec};
-pub use oci_spec::runtime as oci;
 pub use runtime::Runtime;
 pub use sandbox::Sandbox;
 pub use spec::{

@@ -155,7 +155,11 @@ impl Runtime {
             let value = value.to_str().ok_or_else(|| invalid(field, "is not UTF-8"))?;
             Text::new(value).map_err(|error| invalid(field, &error.to_string()))
         };
-        let own = Own { network: spec.network != NetworkMode::Host, ipc: spec.ipc == NamespaceMode::Private };
+        let own = Own {
+            network: spec.network != NetworkMode::Host,
+            ipc: spec.ipc == NamespaceMode::Private,
+            uts: false,
+        };
         let mut sysctls = Vec::with_capacity(spec.sysctls.len());
         for (key, value) in &spec.sysctls {
             let field = format!("sysctls[{key}]");

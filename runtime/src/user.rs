@@ -68,6 +68,12 @@ pub fn home(rootfs: &Rootfs, uid: u32) -> Result<String, UserError> {
     Ok(home.unwrap_or_else(|| "/".to_owned()))
 }
 
+/// The name of one of this machine's users.
+pub(crate) fn name_of(uid: u32) -> Option<String> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    entries(&passwd).find(|entry| number(entry, 2) == Some(uid)).map(|entry| entry[0].to_owned())
+}
+
 /// Decides who is meant.
 fn resolve(user: &str, passwd: &str, group: &str) -> Result<Account, UserError> {
     let (user, wanted_group) = match user.split_once(':') {

@@ -160,6 +160,26 @@ impl Tree {
         Ok(self.placement(&path))
     }
 
+    /// Makes a cgroup that belongs to no sandbox and sets its limits. `everywhere`: in all hierarchies, for a
+    /// container that will look at them.
+    pub(crate) fn create_alone(
+        &self,
+        path: &Path,
+        resources: Option<&LinuxResources>,
+        everywhere: bool,
+    ) -> Result<Placement, CgroupError> {
+        let all: Vec<&Hierarchy> = self.layout.v1.iter().filter(|_| everywhere).collect();
+        let cgroup = self.create(path, resources, &all)?;
+        for hierarchy in all.iter().filter(|hierarchy| hierarchy.is_named()) {
+            make_directory(&hierarchy.mount.join(path))?;
+        }
+        apply_devices(&cgroup, path, resources)?;
+        if let Some(resources) = resources {
+            apply(&cgroup, path, &self.layout, resources)?;
+        }
+        Ok(self.placement(path))
+    }
+
     /// Changes limits of a container.
     pub(crate) fn update_container(
         &self,
@@ -205,6 +225,18 @@ impl Tree {
             (freezer.mount.join(path).join("freezer.state"), if freeze { "FROZEN" } else { "THAWED" })
         };
         fs::write(&file, text).map_err(|source| CgroupError::Io { what: "writing", path: file, source })
+    }
+
+    /// Whether a container is frozen, or about to be.
+    pub(crate) fn is_frozen(&self, sandbox: &str, container: &str) -> bool {
+        let path = self.below(sandbox).join(container);
+        let own = self.layout.unified.as_ref().map(|root| root.join(&path).join("cgroup.freeze"));
+        if let Some(text) = own.and_then(|file| fs::read_to_string(file).ok()) {
+            return text.trim() == "1";
+        }
+        let Some(freezer) = self.layout.v1_of("freezer") else { return false };
+        let state = fs::read_to_string(freezer.mount.join(path).join("freezer.state"));
+        state.is_ok_and(|state| state.starts_with("FR"))
     }
 
     /// The processes in a cgroup and everything below it, in all hierarchies.
@@ -258,6 +290,13 @@ impl Tree {
             })?;
         }
         Ok(())
+    }
+
+    /// Removes a cgroup in all hierarchies if nothing is in it.
+    pub(crate) fn remove_if_empty(&self, path: &str) {
+        for directory in self.directories(path, None) {
+            let _ = fs::remove_dir(directory);
+        }
     }
 
     /// Removes what is empty of our own tree: the keepers' cgroup and the parent.
@@ -419,7 +458,10 @@ impl Tree {
             }
             // Hierarchies without a cgroup of the container's are those that it shares with its keeper.
             let path = if exists { own } else { hierarchy.mount.join(&keepers) };
-            placement.views.push(View { name, path });
+            // One that is not with a keeper's has neither: such a container sees what it has.
+            if exists || !self.parent.is_empty() {
+                placement.views.push(View { name, path });
+            }
         }
         let memory = if v1 {
             self.layout.v1_of("memory").map(|memory| memory.mount.join(path).join("memory.oom_control"))

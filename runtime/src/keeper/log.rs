@@ -237,7 +237,7 @@ fn remove_oldest(path: &Path, keep: usize) {
 }
 
 /// RFC 3339 with all nine digits, in UTC.
-fn timestamp(now: SystemTime) -> [u8; 30] {
+pub(crate) fn timestamp(now: SystemTime) -> [u8; 30] {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let seconds = since.as_secs();
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);

@@ -18,10 +18,9 @@
 //! the host's own binary, to be run by root the next time (CVE-2019-5736). What it gets here is a file on a
 //! read-only overlay without an upper layer, or a sealed memory file. See `seal.rs`.
 
-pub(crate) mod child;
 mod connection;
 mod container;
-mod log;
+pub(crate) mod log;
 mod output;
 mod process;
 pub(crate) mod record;

@@ -10,8 +10,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 use rustix::thread::ThreadNameSpaceType;
 
-use super::child::{self, FAILED, PACKET, PROGRAM, Prepared, READY, TERMINAL, WARNING};
 use super::setup::{self, Sandbox};
+use crate::child::{self, FAILED, PACKET, PROGRAM, Prepared, READY, TERMINAL, WARNING};
 use crate::plan::step::{Plan, Step};
 use crate::protocol::{Failure, FailureKind};
 use crate::spec::PidMode;
@@ -184,7 +184,10 @@ impl Birth {
                     let error = io::Error::from_raw_os_error(errno);
                     self.warnings.push(format!("{}: {error}", self.describe(step, &detail)));
                 }
-                FAILED if self.at_program => {
+                // After the last step.
+                FAILED
+                    if self.at_program && self.plan.as_ref().is_none_or(|plan| step >= plan.steps.len()) =>
+                {
                     let failure = Failure::new(FailureKind::Program, self.program.clone(), errno);
                     self.failure = Some(failure);
                 }

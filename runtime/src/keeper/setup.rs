@@ -112,7 +112,7 @@ pub(super) fn detach(setup: &Setup) -> Result<(), Failure> {
 }
 
 /// clone3, or what there was before it.
-pub(super) fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
+pub(crate) fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
     match process::clone_into(flags, cgroup) {
         Err(Errno::NOSYS) => {
             let cloned = process::clone_plainly(flags)?;
@@ -245,10 +245,19 @@ fn write(path: &CStr, text: &[u8]) -> Result<(), Errno> {
 
 /// Receives one packet with at most one descriptor.
 pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+    receive_with(socket, buffer, RecvFlags::DONTWAIT)
+}
+
+/// The same, with flags.
+pub(crate) fn receive_with(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: RecvFlags,
+) -> Result<(usize, Option<OwnedFd>), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [io::IoSliceMut::new(buffer)];
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
     let message =
         rustix::io::retry_on_intr(|| rustix::net::recvmsg(socket, &mut parts, &mut control, flags))?;
     let mut fd = None;

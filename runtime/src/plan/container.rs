@@ -9,6 +9,7 @@ use super::sysctl::{self, Own};
 use super::text::Text;
 use super::{Refusal, mounts, options, path_text, process, refuse, text, unsupported};
 use crate::cgroup::Placement;
+use crate::seccomp;
 use crate::spec::{ContainerSpec, NamespaceMode, NetworkMode, PidMode, Rootfs, SandboxSpec};
 
 /// What a plan depends on besides the specification.
@@ -53,6 +54,7 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
     let own = Own {
         network: context.sandbox.network != NetworkMode::Host,
         ipc: context.sandbox.ipc == NamespaceMode::Private,
+        uts: false,
     };
     let tty = container.tty || process_spec.terminal().unwrap_or(false);
     let cwd = process_spec.cwd();
@@ -61,7 +63,8 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
     }
     let cwd = path_text("process.cwd", cwd)?;
     let shared_shm = context.sandbox.ipc == NamespaceMode::Private;
-    let mounts = mounts::plan(spec.mounts().as_deref().unwrap_or_default(), shared_shm, context.cgroups)?;
+    let mounts =
+        mounts::plan(spec.mounts().as_deref().unwrap_or_default(), shared_shm, false, context.cgroups)?;
     let user = process_spec.user();
 
     let mut steps = Vec::with_capacity(64);
@@ -133,7 +136,7 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
         process::capability_bits(process_spec.capabilities().as_ref(), context.last_capability),
         process_spec.no_new_privileges().unwrap_or(false),
         process::filter(linux.seccomp().as_ref())?,
-        context.gate,
+        if context.gate { vec![Step::Gate] } else { Vec::new() },
     ));
 
     let namespaces =
@@ -157,6 +160,9 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
 /// Refuses what the specification asks for and nobody does.
 fn check(spec: &Spec, linux: &Linux) -> Result<(), Refusal> {
     unsupported("hooks", spec.hooks().as_ref())?;
+    if linux.seccomp().as_ref().is_some_and(seccomp::notifies) {
+        return refuse("linux.seccomp", "SCMP_ACT_NOTIFY is not supported");
+    }
     for namespace in linux.namespaces().iter().flatten() {
         if matches!(namespace.typ(), LinuxNamespaceType::User | LinuxNamespaceType::Time) {
             return refuse("linux.namespaces", format!("{} namespaces are not supported", namespace.typ()));
@@ -200,7 +206,7 @@ fn root(rootfs: &Rootfs, separately: bool) -> Result<Root, Refusal> {
     }
 }
 
-fn devices(steps: &mut Vec<Step>, wanted: &[LinuxDevice]) -> Result<(), Refusal> {
+pub(super) fn devices(steps: &mut Vec<Step>, wanted: &[LinuxDevice]) -> Result<(), Refusal> {
     let named =
         |path: &Text| wanted.iter().any(|device| device.path().as_os_str() == path.to_string().as_str());
     for (name, major, minor) in DEVICES {

@@ -3,6 +3,7 @@
 //! The steps are computed by whoever asks for a container and executed by the new process. Between the two lies
 //! a socket, so a plan is plain data; [`step::Plan`] is the whole vocabulary.
 
+mod bundle;
 mod container;
 mod exec;
 mod mounts;
@@ -11,10 +12,14 @@ mod process;
 pub(crate) mod step;
 pub(crate) mod sysctl;
 pub(crate) mod text;
+mod tuning;
 
+pub(crate) use bundle::{Bundle, Surroundings, before_joining, bundle, bundle_exec, flag};
 pub(crate) use container::{Context, container};
 pub(crate) use exec::exec;
+pub(crate) use mounts::IdMap;
 pub(crate) use options::RDONLY;
+pub(crate) use process::all_capabilities;
 
 use std::path::Path;
 

@@ -19,14 +19,58 @@ pub(super) struct Mounts {
     pub(super) foreign_dev: bool,
     /// A mount needs propagation from or to the host.
     pub(super) has_dev: bool,
+    /// For each of `open`: how its ids are mapped.
+    pub(super) idmaps: Vec<Option<IdMap>>,
+}
+
+/// How the ids of an idmapped mount are mapped.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct IdMap {
+    /// Lines for `uid_map`; those of the container's own user namespace if there are none.
+    pub(crate) uids: String,
+    pub(crate) gids: String,
+    /// The mounts below it as well.
+    pub(crate) recursive: bool,
+}
+
+fn idmap(field: &str, mount: &Mount, options: &Options) -> Result<IdMap, Refusal> {
+    let lines = |mappings: &Option<Vec<oci_spec::runtime::LinuxIdMapping>>| {
+        id_lines(mappings.as_deref().unwrap_or_default())
+    };
+    let map = IdMap {
+        uids: lines(mount.uid_mappings()),
+        gids: lines(mount.gid_mappings()),
+        recursive: options.idmap_recursive,
+    };
+    if map.uids.is_empty() != map.gids.is_empty() {
+        return refuse(format!("{field}.uidMappings"), "uids and gids must be mapped together");
+    }
+    Ok(map)
+}
+
+/// Mappings as the kernel's files take them.
+pub(crate) fn id_lines(mappings: &[oci_spec::runtime::LinuxIdMapping]) -> String {
+    mappings.iter().fold(String::new(), |mut lines, one| {
+        use std::fmt::Write as _;
+        let _ = writeln!(lines, "{} {} {}", one.container_id(), one.host_id(), one.size());
+        lines
+    })
 }
 
 /// Plans all mounts, in the order given.
-pub(super) fn plan(mounts: &[Mount], shared_shm: bool, cgroups: &Placement) -> Result<Mounts, Refusal> {
+///
+/// `shared_shm`: the sandbox has shared memory of its own. `may_map`: whoever executes the plan can make idmapped
+/// mounts.
+pub(super) fn plan(
+    mounts: &[Mount],
+    shared_shm: bool,
+    may_map: bool,
+    cgroups: &Placement,
+) -> Result<Mounts, Refusal> {
     let mut result = Mounts::default();
     for (index, mount) in mounts.iter().enumerate() {
         let field = format!("mounts[{index}]");
-        one(&mut result, &field, mount, shared_shm, cgroups)?;
+        one(&mut result, &field, mount, shared_shm, may_map, cgroups)?;
     }
     Ok(result)
 }
@@ -36,6 +80,7 @@ fn one(
     field: &str,
     mount: &Mount,
     shared_shm: bool,
+    may_map: bool,
     cgroups: &Placement,
 ) -> Result<(), Refusal> {
     let destination = path_text(&format!("{field}.destination"), mount.destination())?;
@@ -47,9 +92,7 @@ fn one(
     if let Some(option) = options.unsupported {
         return refuse(format!("{field}.options"), format!("{option} is not supported"));
     }
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return refuse(format!("{field}.uidMappings"), "is not supported");
-    }
+    let mapped = options.idmap || mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
     let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "" });
     options.bind |= kind == "bind";
     let is_dev = plain == b"/dev" || plain == b"/dev/";
@@ -65,8 +108,20 @@ fn one(
                 None => None,
             },
         };
+        let idmap = match (mapped, may_map) {
+            (false, _) => None,
+            (true, false) => return refuse(format!("{field}.uidMappings"), "is not supported"),
+            (true, true) => Some(idmap(field, mount, &options)?),
+        };
+        result.idmaps.push(idmap);
         bind(result, source, &options, destination);
         return Ok(());
+    }
+    if mapped {
+        return refuse(format!("{field}.uidMappings"), "ids can be mapped on bind mounts only");
+    }
+    if options.copy_up && kind != "tmpfs" {
+        return refuse(format!("{field}.options"), "tmpcopyup is for tmpfs only");
     }
     match kind {
         "" => refuse(format!("{field}.type"), "is missing"),
@@ -110,6 +165,7 @@ fn one(
                 options: data,
                 attributes,
                 destination,
+                copy_up: options.copy_up,
             });
             Ok(())
         }
@@ -139,6 +195,7 @@ fn cgroup(
     let plain = Options { attributes, ..Options::default() };
     if cgroups.views.is_empty() {
         let Some(unified) = &cgroups.unified else { return refuse(field, "this machine has no cgroups") };
+        result.idmaps.push(None);
         bind(result, source(unified)?, &plain, destination);
         return Ok(());
     }
@@ -154,8 +211,10 @@ fn cgroup(
         ],
         attributes: Attributes { set: NOSUID | NODEV | NOEXEC, ..Attributes::default() },
         destination: destination.clone(),
+        copy_up: false,
     });
     for view in &cgroups.views {
+        result.idmaps.push(None);
         bind(result, source(&view.path)?, &plain, text(field, &format!("{base}/{}", view.name))?);
     }
     for (link, target) in &cgroups.links {

@@ -26,6 +26,12 @@ pub(crate) struct Options {
     /// `x-runtime.beneath=DIR`: an extension; the source of a bind mount is looked up in `DIR` and cannot
     /// leave it.
     pub(crate) beneath: Option<String>,
+    /// `tmpcopyup`: what the image has there is copied.
+    pub(crate) copy_up: bool,
+    /// `idmap` or `ridmap`.
+    pub(crate) idmap: bool,
+    /// `ridmap`.
+    pub(crate) idmap_recursive: bool,
     /// What we know of and do not do.
     pub(crate) unsupported: Option<&'static str>,
 }
@@ -45,12 +51,16 @@ pub(crate) fn parse(options: &[String]) -> Options {
             result.attributes.recursive_propagation = recursive;
         } else {
             match option {
-                "" | "defaults" | "async" | "loud" | "nomand" | "nolazytime" | "iversion" | "noiversion" => {}
+                "" | "defaults" | "async" | "silent" | "loud" | "nomand" | "nolazytime" | "iversion"
+                | "noiversion" => {}
                 "bind" => result.bind = true,
                 "rbind" => (result.bind, result.recursive) = (true, true),
-                "remount" => result.unsupported = Some("remount"),
-                "tmpcopyup" => result.unsupported = Some("tmpcopyup"),
-                "idmap" | "ridmap" => result.unsupported = Some("idmap"),
+                // Every mount of ours is new, and has its flags from the start.
+                "remount" => {}
+                "tmpcopyup" => result.copy_up = true,
+                "idmap" => result.idmap = true,
+                "ridmap" => (result.idmap, result.idmap_recursive) = (true, true),
+                "mand" => result.unsupported = Some("mand"),
                 _ => match option.split_once('=') {
                     Some(("x-runtime.beneath", directory)) => result.beneath = Some(directory.to_owned()),
                     Some((key, value)) => result.data.push((key.to_owned(), Some(value.to_owned()))),
@@ -144,6 +154,7 @@ mod tests {
         let options = read(&["size=64k", "noswap", "x-runtime.beneath=/vol"]);
         assert_eq!(options.data, [("size".into(), Some("64k".into())), ("noswap".into(), None)]);
         assert_eq!(options.beneath.as_deref(), Some("/vol"));
-        assert_eq!(read(&["tmpcopyup"]).unsupported, Some("tmpcopyup"));
+        assert!(read(&["tmpcopyup"]).copy_up && read(&["ridmap"]).idmap_recursive);
+        assert_eq!(read(&["mand"]).unsupported, Some("mand"));
     }
 }

@@ -30,8 +30,12 @@ pub(super) fn check(process: &Process) -> Result<(), Refusal> {
 /// Resource limits.
 pub(super) fn limits(process: &Process) -> Result<Vec<Step>, Refusal> {
     let mut steps = Vec::new();
+    let mut seen = HashSet::new();
     for limit in process.rlimits().iter().flatten() {
         let (resource, name) = resource(limit.typ());
+        if !seen.insert(resource) {
+            return refuse("process.rlimits", format!("{name} is listed twice"));
+        }
         if limit.soft() > limit.hard() {
             return refuse("process.rlimits", format!("{name}: the soft limit is above the hard limit"));
         }
@@ -74,32 +78,37 @@ fn resource(limit: PosixRlimitType) -> (u32, &'static str) {
 /// - the bounding set can be changed only with CAP_SETPCAP, so before anything is dropped;
 /// - the user changes before the other sets do, with permitted capabilities kept across;
 /// - a filter needs either no_new_privs (then it comes last and sees nothing of ours but execve), or
-///   CAP_SYS_ADMIN (then it comes before the drop, and must let our last calls pass).
+///   CAP_SYS_ADMIN (then only the drop is left to come after it).
+///
+/// `waiting`: what comes before the filter, so that a profile need not know of it.
 pub(super) fn rights(
     user: &User,
     capabilities: CapabilityBits,
     no_new_privileges: bool,
     filter: Option<Step>,
-    gate: bool,
+    waiting: Vec<Step>,
 ) -> Vec<Step> {
-    let (early, late) = if no_new_privileges { (None, filter) } else { (filter, None) };
-    let mut steps = Vec::new();
-    steps.extend(early);
-    steps.push(Step::Bound { keep: capabilities.bounding });
-    steps.push(Step::Identity {
-        uid: user.uid(),
-        gid: user.gid(),
-        groups: user.additional_gids().clone().unwrap_or_default(),
-    });
-    steps.push(Step::Capabilities(capabilities));
-    steps.push(Step::Umask { mask: user.umask().unwrap_or(0o022) & 0o777 });
-    if gate {
-        steps.push(Step::Gate);
+    let mut steps = vec![
+        Step::Umask { mask: user.umask().unwrap_or(0o022) & 0o777 },
+        Step::Bound { keep: capabilities.bounding },
+        Step::Identity {
+            uid: user.uid(),
+            gid: user.gid(),
+            groups: user.additional_gids().clone().unwrap_or_default(),
+        },
+    ];
+    let early = no_new_privileges || filter.is_none();
+    if early {
+        steps.push(Step::Capabilities(capabilities));
     }
+    steps.extend(waiting);
     if no_new_privileges {
         steps.push(Step::NoNewPrivileges);
     }
-    steps.extend(late);
+    steps.extend(filter);
+    if !early {
+        steps.push(Step::Capabilities(capabilities));
+    }
     steps
 }
 
@@ -164,6 +173,54 @@ pub(crate) fn capability_bits(sets: Option<&LinuxCapabilities>, last: u32) -> Ca
         inheritable: bits(sets.map(LinuxCapabilities::inheritable)),
         ambient: bits(sets.map(LinuxCapabilities::ambient)),
     }
+}
+
+/// All that there are.
+pub(crate) fn all_capabilities() -> Vec<Capability> {
+    use Capability as C;
+    vec![
+        C::Chown,
+        C::DacOverride,
+        C::DacReadSearch,
+        C::Fowner,
+        C::Fsetid,
+        C::Kill,
+        C::Setgid,
+        C::Setuid,
+        C::Setpcap,
+        C::LinuxImmutable,
+        C::NetBindService,
+        C::NetBroadcast,
+        C::NetAdmin,
+        C::NetRaw,
+        C::IpcLock,
+        C::IpcOwner,
+        C::SysModule,
+        C::SysRawio,
+        C::SysChroot,
+        C::SysPtrace,
+        C::SysPacct,
+        C::SysAdmin,
+        C::SysBoot,
+        C::SysNice,
+        C::SysResource,
+        C::SysTime,
+        C::SysTtyConfig,
+        C::Mknod,
+        C::Lease,
+        C::AuditWrite,
+        C::AuditControl,
+        C::Setfcap,
+        C::MacOverride,
+        C::MacAdmin,
+        C::Syslog,
+        C::WakeAlarm,
+        C::BlockSuspend,
+        C::AuditRead,
+        C::Perfmon,
+        C::Bpf,
+        C::CheckpointRestore,
+    ]
 }
 
 /// The kernel's number of a capability.

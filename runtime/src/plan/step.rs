@@ -123,6 +123,21 @@ pub(crate) struct CapabilityBits {
 pub(crate) enum Step {
     /// Enter cgroups of v1 hierarchies through their `tasks` files.
     JoinCgroups { tasks: Vec<Text> },
+    /// Wait until the parent has mapped the ids of our new user namespace.
+    AwaitMapping,
+    /// Become root in our user namespace.
+    BecomeRoot,
+    /// Enter a new time namespace with these offsets (lines for `timens_offsets`).
+    NewTimeNamespace { offsets: Text },
+    /// Bring the loopback interface of a new network namespace up.
+    Loopback,
+    /// Name the new UTS namespace.
+    HostName { name: Text },
+    /// Give the new UTS namespace a NIS domain.
+    DomainName { name: Text },
+    /// Ask for a security label that comes into force with the program. Written through the host's /proc, which
+    /// the container has no say in.
+    Label { what: Text, file: Text, value: Text },
     /// Enter the container's own namespaces (for exec): `CLONE_NEW*`.
     JoinContainer { namespaces: u32 },
     /// Make the cgroups that the process is in the roots of what it sees.
@@ -150,6 +165,9 @@ pub(crate) enum Step {
         options: Vec<(Text, Option<Text>)>,
         attributes: Attributes,
         destination: Text,
+        /// What the image has at that place is copied into it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        copy_up: bool,
     },
     /// Mount what was opened before.
     PlaceBind { opened: usize, destination: Text },
@@ -175,6 +193,24 @@ pub(crate) enum Step {
     MakeDirectory { path: Text },
     /// Make the root the root, and let go of the host's tree.
     PivotRoot,
+    /// The same where the root cannot be pivoted (an initial ramdisk): move the new root over the old one.
+    MoveRoot,
+    /// Let the parent run the hooks that belong outside, and learn the container's state from it.
+    RuntimeHooks,
+    /// Run a hook ourselves, with the state on its standard input.
+    Hook { kind: Text, path: Text, argv: Vec<Text>, env: Option<Vec<Text>>, timeout: Option<u32> },
+    /// Look whether one of the program's candidates can be executed, while whoever creates us still listens.
+    FindProgram,
+    /// Execution domain.
+    Personality { persona: u64 },
+    /// Priority of block I/O.
+    IoPriority { value: u32 },
+    /// Scheduling policy.
+    Scheduler { policy: u32, flags: u64, nice: i32, priority: u32, runtime: u64, deadline: u64, period: u64 },
+    /// CPUs to run on, as bits.
+    Affinity { cpus: Vec<u64> },
+    /// Where memory comes from.
+    MemoryPolicy { mode: u32, nodes: Vec<u64> },
     /// Propagation of the root mount: `MS_*`.
     RootPropagation { flags: u64 },
     /// Give the pipes of standard input and output to the user, so that `/dev/stdout` can be opened.
@@ -197,6 +233,8 @@ pub(crate) enum Step {
     Umask { mask: u32 },
     /// Wait until the container is started.
     Gate,
+    /// The same, where whoever starts it connects to a socket that we listen on.
+    Listen,
 }
 
 impl fmt::Display for Step {
@@ -205,6 +243,21 @@ impl fmt::Display for Step {
         match self {
             Self::JoinCgroups { .. } => write!(f, "joining the container's cgroups"),
             Self::JoinContainer { .. } => write!(f, "joining the container's namespaces"),
+            Self::AwaitMapping => write!(f, "waiting for the user namespace to be mapped"),
+            Self::BecomeRoot => write!(f, "becoming root in the user namespace"),
+            Self::NewTimeNamespace { .. } => write!(f, "making a time namespace"),
+            Self::Loopback => write!(f, "bringing the loopback interface up"),
+            Self::HostName { name } => write!(f, "setting the host name to {name}"),
+            Self::DomainName { name } => write!(f, "setting the domain name to {name}"),
+            Self::Label { what, value, .. } => write!(f, "setting the {what} {value:?}"),
+            Self::RuntimeHooks => write!(f, "waiting for the runtime's hooks"),
+            Self::Hook { kind, path, .. } => write!(f, "running {kind} hook {path}"),
+            Self::FindProgram => write!(f, "looking for the program"),
+            Self::Personality { .. } => write!(f, "setting the personality"),
+            Self::IoPriority { .. } => write!(f, "setting the I/O priority"),
+            Self::Scheduler { .. } => write!(f, "setting the scheduling policy"),
+            Self::Affinity { .. } => write!(f, "choosing CPUs"),
+            Self::MemoryPolicy { .. } => write!(f, "setting the memory policy"),
             Self::NewCgroupNamespace => write!(f, "making a cgroup namespace"),
             Self::NewSession => write!(f, "making a session"),
             Self::NewKeyring => write!(f, "making a session keyring"),
@@ -235,7 +288,7 @@ impl fmt::Display for Step {
             Self::NullInput => write!(f, "opening /dev/null"),
             Self::Terminal { .. } => write!(f, "opening a terminal"),
             Self::MakeDirectory { path } => write!(f, "making directory {path}"),
-            Self::PivotRoot => write!(f, "changing the root"),
+            Self::PivotRoot | Self::MoveRoot => write!(f, "changing the root"),
             Self::RootPropagation { .. } => write!(f, "setting the propagation of /"),
             Self::OwnStreams { uid, .. } => write!(f, "giving standard streams to user {uid}"),
             Self::Limit { name, .. } => write!(f, "setting limit {name}"),
@@ -246,7 +299,7 @@ impl fmt::Display for Step {
             Self::NoNewPrivileges => write!(f, "setting no_new_privs"),
             Self::Seccomp { .. } => write!(f, "installing the seccomp filter"),
             Self::Umask { .. } => write!(f, "setting the umask"),
-            Self::Gate => write!(f, "waiting to be started"),
+            Self::Gate | Self::Listen => write!(f, "waiting to be started"),
         }
     }
 }
@@ -306,6 +359,7 @@ mod tests {
                     options: vec![(text("size"), Some(text("64k"))), (text("noswap"), None)],
                     attributes: Attributes { set: 6, ..Attributes::default() },
                     destination: text("/tmp/ä"),
+                    copy_up: false,
                 },
                 Step::Seccomp { flags: 4, program: Hex(vec![0, 1, 0xab, 0xff]) },
             ],

@@ -8,6 +8,7 @@ use super::{Refusal, refuse, text};
 pub(crate) struct Own {
     pub(crate) network: bool,
     pub(crate) ipc: bool,
+    pub(crate) uts: bool,
 }
 
 /// Parameters of IPC namespaces outside `fs.mqueue.*`.
@@ -52,6 +53,8 @@ pub(crate) fn file(field: &str, key: &str, own: Own) -> Result<Text, Refusal> {
         ("network", own.network)
     } else if dotted.starts_with("fs.mqueue.") || IPC.contains(&dotted.as_str()) {
         ("IPC", own.ipc)
+    } else if matches!(dotted.as_str(), "kernel.hostname" | "kernel.domainname") {
+        ("UTS", own.uts)
     } else {
         return refuse(field, "does not belong to a namespace of the container");
     };
@@ -68,7 +71,8 @@ mod tests {
     #[test]
     fn only_parameters_of_own_namespaces_are_written() {
         let check = |key: &str, network: bool, expected: Option<&str>| {
-            let path = file("sysctl", key, Own { network, ipc: true }).ok().map(|path| path.to_string());
+            let path =
+                file("sysctl", key, Own { network, ipc: true, uts: false }).ok().map(|path| path.to_string());
             assert_eq!(path.as_deref(), expected, "{key}");
         };
         check("net.ipv4.ip_forward", true, Some("/proc/sys/net/ipv4/ip_forward"));

@@ -22,8 +22,9 @@ use super::table::{self, Abi};
 /// A profile that cannot be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SeccompError {
-    /// The action needs a listener.
-    #[error("{0}: SCMP_ACT_NOTIFY is not supported")]
+    /// The listener's descriptor is sent to whoever asked for it by a call that would itself wait for the
+    /// listener.
+    #[error("{0}: SCMP_ACT_NOTIFY cannot be used for this call, which hands the listener over")]
     Notify(String),
     /// Argument indexes go from 0 to 5.
     #[error("{syscall}: there is no argument {index}")]
@@ -55,6 +56,20 @@ const RET_ERRNO: u32 = 0x0005_0000;
 
 const FLAG_LOG: u32 = 1 << 1;
 const FLAG_SPEC_ALLOW: u32 = 1 << 2;
+const FLAG_NEW_LISTENER: u32 = 1 << 3;
+const FLAG_WAIT_KILLABLE: u32 = 1 << 5;
+
+/// What is called between the filter and the program.
+const HANDS_OVER: [&str; 2] = ["sendmsg", "execve"];
+
+/// Whether somebody must listen to a filter of this profile.
+pub(crate) fn notifies(profile: &LinuxSeccomp) -> bool {
+    profile
+        .syscalls()
+        .iter()
+        .flatten()
+        .any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify && !rule.names().is_empty())
+}
 
 /// Offsets in `struct seccomp_data`.
 const OFFSET_NUMBER: u32 = 0;
@@ -110,13 +125,18 @@ pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
             all | match flag {
                 LinuxSeccompFilterFlag::SeccompFilterFlagLog => FLAG_LOG,
                 LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => FLAG_SPEC_ALLOW,
-                // There is one thread when the filter is set, and no listener.
-                LinuxSeccompFilterFlag::SeccompFilterFlagTsync
-                | LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
+                // There is one thread when the filter is set.
+                LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
+                // The kernel takes it only together with a listener.
+                LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if notifies(profile) => {
+                    FLAG_WAIT_KILLABLE
+                }
+                LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
             }
         }),
     };
-    Ok(Filter { flags, program })
+    let listener = if notifies(profile) { FLAG_NEW_LISTENER } else { 0 };
+    Ok(Filter { flags: flags | listener, program })
 }
 
 pub(super) fn instructions(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, SeccompError> {
@@ -189,7 +209,7 @@ fn ranges(
     for rule in profile.syscalls().iter().flatten() {
         let action = rule.action().as_u32(rule.errno_ret());
         for name in rule.names() {
-            if rule.action() == LinuxSeccompAction::ScmpActNotify {
+            if rule.action() == LinuxSeccompAction::ScmpActNotify && HANDS_OVER.contains(&name.as_str()) {
                 return Err(SeccompError::Notify(name.clone()));
             }
             if let Some(argument) = rule.args().iter().flatten().find(|argument| argument.index() > 5) {

@@ -166,11 +166,14 @@ fn a_rule_without_comparisons_wins() {
 
 #[test]
 fn what_cannot_be_done_is_refused() {
-    let notify = profile(
-        LinuxSeccompAction::ScmpActAllow,
-        vec![syscall("mkdir", LinuxSeccompAction::ScmpActNotify, vec![])],
-    );
-    assert_eq!(compile(&notify), Err(SeccompError::Notify("mkdir".to_owned())));
+    let notify = |name| {
+        profile(
+            LinuxSeccompAction::ScmpActAllow,
+            vec![syscall(name, LinuxSeccompAction::ScmpActNotify, vec![])],
+        )
+    };
+    assert_eq!(compile(&notify("sendmsg")), Err(SeccompError::Notify("sendmsg".to_owned())));
+    assert!(compile(&notify("mkdir")).unwrap().flags & 8 != 0, "the filter comes with a listener");
     let index = profile(
         LinuxSeccompAction::ScmpActAllow,
         vec![syscall(

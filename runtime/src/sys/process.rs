@@ -36,6 +36,23 @@ struct CloneArgs {
     cgroup: u64,
 }
 
+/// Clones a sibling: its parent is ours. Its number is ours to tell. As for `clone_into` otherwise.
+pub(crate) fn clone_sibling(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Pid>, Errno> {
+    // It takes its exit signal from us.
+    let mut args = CloneArgs { flags: flags | libc::CLONE_PARENT as u64, ..CloneArgs::default() };
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(u64::MAX);
+    }
+    // SAFETY: as for `clone_into`: a copy of all memory, and a structure of the kernel's layout.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    match pid {
+        0 => Ok(None),
+        1.. => i32::try_from(pid).ok().and_then(Pid::from_raw).map(Some).ok_or(Errno::RANGE),
+        _ => Err(last_errno()),
+    }
+}
+
 /// Clones this process like fork, into new namespaces (`flags`: `CLONE_NEW*`) and, if given, directly into a
 /// cgroup of the v2 hierarchy.
 ///
@@ -189,6 +206,22 @@ pub(crate) fn close_from(first: u32) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0_u32) })
 }
 
+/// Closes every descriptor from `first` on but these, which get sorted.
+///
+/// Must not be called when what is closed is still owned by values that will close it again.
+pub(crate) fn close_others(first: u32, kept: &mut [i32]) -> Result<(), Errno> {
+    kept.sort_unstable();
+    let mut next = first;
+    for fd in kept.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd >= first) {
+        if fd > next {
+            // SAFETY: close_range reads no memory. That no owner is left is the caller's part.
+            check(unsafe { libc::syscall(libc::SYS_close_range, next, fd - 1, 0_u32) })?;
+        }
+        next = fd + 1;
+    }
+    close_from(next)
+}
+
 /// Marks every descriptor from `first` on to be closed by execve.
 pub(crate) fn close_from_on_exec(first: u32) -> Result<(), Errno> {
     // SAFETY: close_range reads no memory, and this only sets a flag.
@@ -203,13 +236,96 @@ pub(crate) fn unshare(flags: i32) -> Result<(), Errno> {
     check(unsafe { libc::unshare(flags) }.into())
 }
 
-/// Installs a filter on this thread. `program` is an array of `struct sock_filter`.
-pub(crate) fn set_filter(flags: u32, program: &[u8]) -> Result<(), Errno> {
+/// Enters namespaces (`CLONE_NEW*`): one kind by its file, any number by a pidfd.
+pub(crate) fn set_namespaces(fd: BorrowedFd<'_>, kinds: u32) -> Result<(), Errno> {
+    // SAFETY: no memory is involved, and file descriptors are not shared with other threads of ours.
+    check(unsafe { libc::syscall(libc::SYS_setns, fd.as_raw_fd(), kinds) })
+}
+
+/// Installs a filter on this thread. `program` is an array of `struct sock_filter`. With the flag for a listener
+/// (8), gives the listener's descriptor.
+pub(crate) fn set_filter(flags: u32, program: &[u8]) -> Result<Option<OwnedFd>, Errno> {
+    const NEW_LISTENER: u32 = 8;
     let length = u16::try_from(program.len() / 8).map_err(|_| Errno::TOOBIG)?;
     let fprog = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: the kernel copies `length` instructions of eight bytes, which the slice has, from wherever they
     // lie (it copies bytes, so alignment does not matter to it), and validates them.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const fprog) })
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const fprog) };
+    check(result)?;
+    if flags & NEW_LISTENER == 0 {
+        return Ok(None);
+    }
+    let listener = i32::try_from(result).map_err(|_| Errno::RANGE)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(listener) }))
+}
+
+/// Sets the execution domain.
+pub(crate) fn set_personality(persona: u64) -> Result<(), Errno> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::syscall(libc::SYS_personality, persona) })
+}
+
+/// Sets the priority of block I/O of this process.
+pub(crate) fn set_io_priority(value: u32) -> Result<(), Errno> {
+    const IOPRIO_WHO_PROCESS: i32 = 1;
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) })
+}
+
+/// A scheduling policy and its parameters.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Scheduling {
+    pub(crate) policy: u32,
+    pub(crate) flags: u64,
+    pub(crate) nice: i32,
+    pub(crate) priority: u32,
+    pub(crate) runtime: u64,
+    pub(crate) deadline: u64,
+    pub(crate) period: u64,
+}
+
+/// Sets the scheduling policy of this process.
+pub(crate) fn set_scheduler(scheduling: &Scheduling) -> Result<(), Errno> {
+    #[repr(C)]
+    struct SchedAttr {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let attr = SchedAttr {
+        size: u32::try_from(size_of::<SchedAttr>()).unwrap_or(0),
+        policy: scheduling.policy,
+        flags: scheduling.flags,
+        nice: scheduling.nice,
+        priority: scheduling.priority,
+        runtime: scheduling.runtime,
+        deadline: scheduling.deadline,
+        period: scheduling.period,
+    };
+    // SAFETY: the structure has the kernel's first layout, says its own size, and outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0_u32) })
+}
+
+/// Chooses the CPUs of this process.
+pub(crate) fn set_affinity(cpus: &[u64]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads as many bytes as the slice has.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(cpus), cpus.as_ptr()) })
+}
+
+/// Chooses the memory nodes of this process.
+pub(crate) fn set_memory_policy(mode: u32, nodes: &[u64]) -> Result<(), Errno> {
+    // The kernel takes one bit less than it is told of.
+    let bits = if nodes.is_empty() { 0 } else { nodes.len() * 64 + 1 };
+    let place = if nodes.is_empty() { ptr::null() } else { nodes.as_ptr() };
+    // SAFETY: the kernel reads `bits - 1` bits, which the slice has; none for a null pointer.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, place, bits) })
 }
 
 /// Whether the kernel knows a seccomp action.

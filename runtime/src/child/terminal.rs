@@ -16,7 +16,7 @@ use crate::sys::process;
 /// What statfs(2) says of devpts.
 const DEVPTS_MAGIC: rustix::fs::FsWord = 0x1cd1;
 
-impl State {
+impl State<'_> {
     /// Opens a terminal in the container's devpts, so that its name means something there. The image chose
     /// what lies at that path, so it is trusted only after a look: a character device of the right number on
     /// the right file system. The other side is opened through the first (TIOCGPTPEER), not by name.

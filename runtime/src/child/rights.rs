@@ -34,12 +34,31 @@ pub(super) fn identity(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> 
         *place = Gid::from_raw(*group);
     }
     rustix::thread::set_keep_capabilities(true)?;
-    rustix::thread::set_thread_groups(list)?;
+    match rustix::thread::set_thread_groups(list) {
+        // Forbidden where an unprivileged user has made our user namespace; there are none to set then.
+        Err(Errno::PERM) if groups.is_empty() => {}
+        result => result?,
+    }
     let gid = Gid::from_raw(gid);
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     let uid = Uid::from_raw(uid);
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
-    rustix::thread::set_keep_capabilities(false)
+    rustix::thread::set_keep_capabilities(false)?;
+    // Leaving root has taken the effective ones away; what comes next (a filter) needs one.
+    let held = rustix::thread::capabilities(None)?;
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: held.permitted, ..held })
+}
+
+/// Becomes root in a user namespace whose ids have been mapped. What we made before belongs to nobody there.
+pub(super) fn become_root() -> Result<(), Errno> {
+    use rustix::process::{Gid, Uid};
+    match rustix::thread::set_thread_groups(&[]) {
+        // Forbidden where an unprivileged user has made the namespace.
+        Ok(()) | Err(Errno::PERM) => {}
+        Err(errno) => return Err(errno),
+    }
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
 }
 
 /// Sets the four sets. Says whether all that was asked for was there to be had: a container on a host that

@@ -15,7 +15,7 @@ use rustix::mount::{
 };
 
 use super::path::{self, Make};
-use super::{Fault, State};
+use super::{Fault, State, copy_up};
 use crate::plan::RDONLY;
 use crate::plan::step::{Attributes, NodeKind, Root, Source, Step};
 use crate::plan::text::Text;
@@ -26,7 +26,7 @@ const PATH_MAX: usize = 4096;
 /// fsconfig(2) takes strings up to this length, their NUL included.
 const FSCONFIG_MAX: usize = 256;
 
-impl State {
+impl State<'_> {
     pub(super) fn mounts(&mut self, step: &Step) -> Result<(), Fault> {
         match step {
             Step::OpenBind { source, recursive, attributes } => {
@@ -39,7 +39,7 @@ impl State {
                 rustix::mount::mount_change(c"/", flags)?;
             }
             Step::Root { root, place } => self.root = Some(mount_root(root, place.as_c_str())?),
-            Step::Mount { file_system, source, options, attributes, destination } => {
+            Step::Mount { file_system, source, options, attributes, destination, copy_up } => {
                 let mount = new_mount(file_system, source, options, attributes)?;
                 let root = self.root()?;
                 let mut target = path::ensure(root, destination.as_c_str(), Make::Directory)?;
@@ -47,6 +47,9 @@ impl State {
                     // Later steps hide parts of it by name. An image in which /proc is a link to another
                     // place would have those parts in plain sight there.
                     target = path::open_directly(root, destination.as_c_str())?;
+                }
+                if *copy_up {
+                    copy_up::copy(target.as_fd(), mount.as_fd(), attributes.set & RDONLY != 0)?;
                 }
                 attach(mount.as_fd(), target.as_fd())?;
                 if attributes.propagation != 0 {
@@ -98,6 +101,7 @@ impl State {
                 path::ensure(self.root()?, path.as_c_str(), Make::Directory)?;
             }
             Step::PivotRoot => self.pivot()?,
+            Step::MoveRoot => self.move_root()?,
             Step::RootPropagation { flags } => {
                 let recursive = flags & libc::MS_REC != 0;
                 let change = Change { propagation: flags & !libc::MS_REC, ..Change::default() };
@@ -112,14 +116,14 @@ impl State {
 
     fn device(
         &self,
-        path: &Text,
+        device_path: &Text,
         kind: NodeKind,
         (major, minor): (u32, u32),
         mode: u32,
         (uid, gid): (u32, u32),
     ) -> Result<(), Errno> {
         let mut buffer = [0; PATH_MAX];
-        let (parent, name) = path::ensure_parent(self.root()?, path.as_c_str(), &mut buffer)?;
+        let (parent, name) = path::ensure_parent(self.root()?, device_path.as_c_str(), &mut buffer)?;
         let (file_type, device) = match kind {
             NodeKind::Character => (FileType::CharacterDevice, rustix::fs::makedev(major, minor)),
             NodeKind::Block => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
@@ -132,6 +136,17 @@ impl State {
                 let stat = rustix::fs::statat(&parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
                 let same = FileType::from_raw_mode(stat.st_mode) == file_type && stat.st_rdev == device;
                 if same { Ok(()) } else { Err(Errno::EXIST) }
+            }
+            // In a user namespace nodes cannot be made. The host's own does as well.
+            Err(Errno::PERM) if kind != NodeKind::Fifo => {
+                let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+                let node = rustix::mount::open_tree(CWD, device_path.as_c_str(), flags)?;
+                let stat = rustix::fs::fstat(&node)?;
+                if FileType::from_raw_mode(stat.st_mode) != file_type || stat.st_rdev != device {
+                    return Err(Errno::PERM);
+                }
+                let place = path::ensure(self.root()?, device_path.as_c_str(), Make::File)?;
+                attach(node.as_fd(), place.as_fd())
             }
             Err(errno) => Err(errno),
         }
@@ -180,12 +195,28 @@ impl State {
         rustix::process::pivot_root(c".", c".")?;
         rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
         rustix::process::chdir(c"/")?;
-        // From here on no descriptor reaches outside.
+        self.let_go();
+        Ok(())
+    }
+
+    /// The same for a host whose own root cannot be pivoted, because it is the kernel's first one. The old root
+    /// stays mounted below ours, out of reach for whoever cannot change mounts.
+    fn move_root(&mut self) -> Result<(), Errno> {
+        rustix::process::fchdir(self.root()?)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(self.root()?, c"", CWD, c"/", flags)?;
+        rustix::process::chroot(c".")?;
+        rustix::process::chdir(c"/")?;
+        self.let_go();
+        Ok(())
+    }
+
+    /// From here on no descriptor reaches outside.
+    fn let_go(&mut self) {
         self.opened.clear();
         self.root = None;
         self.shm = None;
         (self.empty, self.null) = (None, None);
-        Ok(())
     }
 }
 
@@ -203,6 +234,22 @@ fn clone_tree(from: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     rustix::mount::open_tree(from, c"", flags)
+}
+
+/// Opens what will be mounted, in a process that may still see everything. `user_namespace`: the one whose mapping
+/// the mount gets, and whether the mounts below it get it as well.
+pub(crate) fn open_bind(
+    source: &Source,
+    recursive: bool,
+    attributes: &Attributes,
+    user_namespace: Option<(BorrowedFd<'_>, bool)>,
+) -> Result<OwnedFd, Errno> {
+    let tree = open_source(source, recursive)?;
+    if let Some((namespace, all)) = user_namespace {
+        crate::sys::mount::map_ids(&tree, namespace, all)?;
+    }
+    dress(tree.as_fd(), attributes)?;
+    Ok(tree)
 }
 
 fn open_source(source: &Source, recursive: bool) -> Result<OwnedFd, Errno> {

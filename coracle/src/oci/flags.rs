@@ -1,0 +1,321 @@
+//! runc's command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run containers from OCI bundles, with runc's flags
+#[derive(Debug, Parser)]
+#[command(
+    name = "oci",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct OciCli {
+    /// Directory for the state of containers (should be on a tmpfs)
+    #[arg(long, value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+
+    /// Append log lines to this file instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub(super) log: Option<PathBuf>,
+
+    /// How to write log lines
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(super) log_format: LogFormat,
+
+    /// Log more
+    #[arg(long)]
+    pub(super) debug: bool,
+
+    /// Let systemd make cgroups (refused: coracle makes them itself)
+    #[arg(long)]
+    pub(super) systemd_cgroup: bool,
+
+    /// Accepted as runc does: whether cgroups are optional is found out by trying
+    #[arg(long, value_name = "true|false|auto", hide = true)]
+    pub(super) rootless: Option<String>,
+
+    /// Accepted as runc does
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub(super) criu: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create a container from a bundle
+    Create(ContainerArgs),
+    /// Run the program of a created container
+    Start {
+        #[arg(value_name = "CONTAINER")]
+        id: String,
+    },
+    /// Create and start a container, and stay with it
+    Run(ContainerArgs),
+    /// Show the state of a container
+    State {
+        #[arg(value_name = "CONTAINER")]
+        id: String,
+    },
+    /// Send a signal (SIGTERM) to a container's first process
+    Kill {
+        /// To all of its processes
+        #[arg(long, short)]
+        all: bool,
+        #[arg(value_name = "CONTAINER")]
+        id: String,
+        #[arg(value_name = "SIGNAL", allow_hyphen_values = true)]
+        signal: Option<String>,
+    },
+    /// Remove what a container holds
+    Delete {
+        /// Kill it first if it runs; no error if there is none
+        #[arg(long, short)]
+        force: bool,
+        #[arg(value_name = "CONTAINER")]
+        id: String,
+    },
+    /// Run a process in a container
+    Exec(ExecArgs),
+    /// Show the processes of a container
+    Ps {
+        #[arg(long, short, value_enum, default_value_t = Format::Table)]
+        format: Format,
+        #[arg(value_name = "CONTAINER")]
+        id: String,
+        /// For ps(1)
+        #[arg(value_name = "PS OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Freeze all processes of a container
+    Pause {
+        #[arg(value_name = "CONTAINER")]
+        id: String,
+    },
+    /// Thaw a container
+    Resume {
+        #[arg(value_name = "CONTAINER")]
+        id: String,
+    },
+    /// Change limits of a container
+    Update(Box<UpdateArgs>),
+    /// Show what a container uses
+    Events {
+        /// Once, and end
+        #[arg(long)]
+        stats: bool,
+        /// Time between figures
+        #[arg(long, default_value = "5s", value_name = "DURATION")]
+        interval: String,
+        #[arg(value_name = "CONTAINER")]
+        id: String,
+    },
+    /// Show all containers
+    List {
+        #[arg(long, short, value_enum, default_value_t = Format::Table)]
+        format: Format,
+        /// Names only
+        #[arg(long, short)]
+        quiet: bool,
+    },
+    /// Write a configuration to begin with
+    Spec {
+        /// Where
+        #[arg(long, short, value_name = "DIR")]
+        bundle: Option<PathBuf>,
+        /// For an unprivileged user
+        #[arg(long)]
+        rootless: bool,
+    },
+    /// Show what this runtime can do
+    Features,
+    /// Not supported
+    #[command(hide = true)]
+    Checkpoint {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        _arguments: Vec<String>,
+    },
+    /// Not supported
+    #[command(hide = true)]
+    Restore {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        _arguments: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ContainerArgs {
+    /// The bundle (default: the current directory)
+    #[arg(long, short, value_name = "DIR")]
+    pub(super) bundle: Option<PathBuf>,
+
+    /// Socket to send the terminal to
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) console_socket: Option<PathBuf>,
+
+    /// Accepted as runc does: processes of a pidfd-aware manager connect here (not used)
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    pub(super) pidfd_socket: Option<PathBuf>,
+
+    /// File to write the process's number to
+    #[arg(long, value_name = "FILE")]
+    pub(super) pid_file: Option<PathBuf>,
+
+    /// How many descriptors beyond the standard ones to pass on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) preserve_fds: u32,
+
+    /// Change the root by moving a mount (for initial ramdisks)
+    #[arg(long)]
+    pub(super) no_pivot: bool,
+
+    /// Stay with the caller's session keyring
+    #[arg(long)]
+    pub(super) no_new_keyring: bool,
+
+    /// Do not stay with the container (run only)
+    #[arg(long, short)]
+    pub(super) detach: bool,
+
+    /// Do not delete the container when it has ended (run only)
+    #[arg(long)]
+    pub(super) keep: bool,
+
+    /// Accepted as runc does
+    #[arg(long, hide = true)]
+    pub(super) no_subreaper: bool,
+
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExecArgs {
+    /// Socket to send the terminal to
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) console_socket: Option<PathBuf>,
+
+    /// Accepted as runc does (not used)
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    pub(super) pidfd_socket: Option<PathBuf>,
+
+    /// Working directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) cwd: Option<PathBuf>,
+
+    /// Another variable, NAME=value
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    pub(super) env: Vec<String>,
+
+    /// On a terminal
+    #[arg(long, short)]
+    pub(super) tty: bool,
+
+    /// User, as uid[:gid]
+    #[arg(long, short, value_name = "UID[:GID]")]
+    pub(super) user: Option<String>,
+
+    /// Another group
+    #[arg(long, short = 'g', value_name = "GID")]
+    pub(super) additional_gids: Vec<u32>,
+
+    /// File with the process section
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) process: Option<PathBuf>,
+
+    /// Do not stay with the process
+    #[arg(long, short)]
+    pub(super) detach: bool,
+
+    /// File to write the process's number to
+    #[arg(long, value_name = "FILE")]
+    pub(super) pid_file: Option<PathBuf>,
+
+    /// SELinux label
+    #[arg(long, value_name = "LABEL")]
+    pub(super) process_label: Option<String>,
+
+    /// AppArmor profile
+    #[arg(long, value_name = "PROFILE")]
+    pub(super) apparmor: Option<String>,
+
+    /// Set no_new_privs
+    #[arg(long)]
+    pub(super) no_new_privs: bool,
+
+    /// Another capability
+    #[arg(long, short, value_name = "CAPABILITY")]
+    pub(super) cap: Vec<String>,
+
+    /// How many descriptors beyond the standard ones to pass on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) preserve_fds: u32,
+
+    /// Also in a paused container
+    #[arg(long)]
+    pub(super) ignore_paused: bool,
+
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+
+    /// The program and its arguments
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpdateArgs {
+    /// File with the resources section, or - for standard input
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) resources: Option<PathBuf>,
+    #[arg(long, value_name = "WEIGHT")]
+    pub(super) blkio_weight: Option<u16>,
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(super) cpu_period: Option<u64>,
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    pub(super) cpu_quota: Option<i64>,
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(super) cpu_burst: Option<u64>,
+    #[arg(long, value_name = "SHARES", alias = "cpu-shares")]
+    pub(super) cpu_share: Option<u64>,
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(super) cpu_rt_period: Option<u64>,
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    pub(super) cpu_rt_runtime: Option<i64>,
+    #[arg(long, value_name = "0|1", allow_hyphen_values = true)]
+    pub(super) cpu_idle: Option<i64>,
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpuset_cpus: Option<String>,
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpuset_mems: Option<String>,
+    /// Bytes, with k, m or g
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory: Option<String>,
+    /// Bytes, with k, m or g
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory_reservation: Option<String>,
+    /// Memory and swap together
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory_swap: Option<String>,
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(super) pids_limit: Option<i64>,
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}

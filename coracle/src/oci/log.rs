@@ -1,0 +1,54 @@
+//! Telling failures: one line on standard error, and one in the log file, in the format that engines read.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::flags::LogFormat;
+
+/// Where log lines go.
+#[derive(Debug)]
+pub(super) struct Log {
+    file: Option<File>,
+    format: LogFormat,
+    debug: bool,
+}
+
+impl Log {
+    pub(super) fn open(path: Option<&Path>, format: LogFormat, debug: bool) -> io::Result<Self> {
+        let file = path.map(|path| OpenOptions::new().create(true).append(true).open(path)).transpose()?;
+        Ok(Self { file, format, debug })
+    }
+
+    /// What ended the command.
+    pub(super) fn error(&self, error: &anyhow::Error) {
+        let text = crate::error_line(error);
+        let text = text.strip_prefix("error: ").unwrap_or(&text).to_owned();
+        if self.file.is_some() {
+            self.line("error", &text);
+        }
+        eprintln!("error: {text}");
+    }
+
+    /// What went wrong without ending it.
+    pub(super) fn warnings(&self, warnings: &[String]) {
+        for warning in warnings {
+            if self.file.is_some() {
+                self.line("warning", warning);
+            } else if self.debug {
+                eprintln!("warning: {warning}");
+            }
+        }
+    }
+
+    fn line(&self, level: &str, text: &str) {
+        let Some(mut file) = self.file.as_ref() else { return };
+        let time = runtime::oci::now();
+        let line = match self.format {
+            LogFormat::Json => serde_json::json!({ "level": level, "msg": text, "time": time }).to_string(),
+            LogFormat::Text => format!("time={time:?} level={level} msg={text:?}"),
+        };
+        // There is nowhere to complain about the log.
+        let _ = file.write_all(format!("{line}\n").as_bytes());
+    }
+}

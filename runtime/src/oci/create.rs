@@ -1,0 +1,590 @@
+//! Creating a container: everything up to the moment in which somebody may start it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use oci_spec::runtime::{ContainerState, Hooks, LinuxNamespaceType, Spec};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+
+use super::launch::{Arrived, Join, Launch, Parent, Words, follow, go, launch, words_of};
+use super::record::{Directory, Record, parse_config};
+use super::{Engine, OciError, hooks, sockets};
+use crate::cgroup::{CgroupError, Tree};
+use crate::child::open_bind;
+use crate::plan::step::{Plan, Step};
+use crate::plan::{self, Bundle, IdMap, Surroundings};
+use crate::spec::Rootfs;
+use crate::sys::process::{self, Cloned};
+
+/// Where the cgroups of containers are that name none.
+pub(super) const DEFAULT_CGROUP: &str = "coracle-oci";
+
+/// How long processes that have been killed may hang in the kernel.
+pub(super) const END_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the terminal goes.
+#[derive(Debug, Clone, Default)]
+pub enum Console {
+    /// To whoever creates the container.
+    #[default]
+    Keep,
+    /// To the socket at this path.
+    Socket(PathBuf),
+}
+
+/// How a container is created.
+#[derive(Debug, Clone, Default)]
+pub struct CreateOptions {
+    /// The directory that has `config.json`.
+    pub bundle: PathBuf,
+    /// The terminal.
+    pub console: Console,
+    /// Where the process's number is written.
+    pub pid_file: Option<PathBuf>,
+    /// How many descriptors after the standard ones the container gets.
+    pub preserved: u32,
+    /// Do not use pivot_root(2).
+    pub no_pivot: bool,
+    /// Stay with the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Nobody will take a terminal: refuse one that goes nowhere.
+    pub detached: bool,
+    /// Variables that the program gets in addition.
+    pub extra_env: Vec<String>,
+}
+
+/// A created container.
+#[derive(Debug)]
+pub struct Created {
+    /// Its first process.
+    pub pid: Pid,
+    /// The same, as a handle.
+    pub pidfd: OwnedFd,
+    /// The terminal, if it was to be kept.
+    pub terminal: Option<OwnedFd>,
+    /// What went wrong without consequence.
+    pub warnings: Vec<String>,
+}
+
+/// Undoes what was done when something fails.
+struct Undo<'a> {
+    tree: &'a Tree,
+    directory: &'a Directory,
+    cgroup: Option<PathBuf>,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Undo<'_> {
+    fn undo(&mut self) {
+        if let Some(pidfd) = self.pidfd.take() {
+            let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+        }
+        if let Some(cgroup) = self.cgroup.take().as_deref().and_then(Path::to_str) {
+            self.tree.kill_all("", Some(cgroup), END_PATIENCE);
+            let _ = self.tree.remove("", Some(cgroup));
+            self.tree.remove_if_empty(DEFAULT_CGROUP);
+        }
+        let _ = self.directory.remove();
+    }
+}
+
+impl Engine {
+    /// Creates a container from a bundle. Its program does not run yet.
+    pub fn create(&self, id: &str, options: &CreateOptions) -> Result<Created, OciError> {
+        let bundle = fs::canonicalize(&options.bundle)
+            .map_err(OciError::io(format!("looking for bundle {}", options.bundle.display())))?;
+        let (mut spec, config) = parse_config(&bundle.join("config.json"))?;
+        let rootfs = checked(&spec, &bundle, options)?;
+        if let Some(process) = spec.process_mut() {
+            process.env_mut().get_or_insert_default().extend(options.extra_env.iter().cloned());
+        }
+        super::process_file::default_rights(&mut spec);
+        resolve_sources(&mut spec, &bundle);
+        let console = match &options.console {
+            Console::Socket(path) => Some(
+                sockets::connect(path)
+                    .map_err(OciError::io(format!("connecting to console socket {}", path.display())))?,
+            ),
+            Console::Keep => None,
+        };
+        let tree = self.tree()?;
+        let directory = Directory::create(self, id)?;
+        let mut undo = Undo { tree: &tree, directory: &directory, cgroup: None, pidfd: None };
+        let birth = Birth {
+            engine: self,
+            id,
+            options,
+            spec: &spec,
+            rootfs,
+            bundle,
+            tree: &tree,
+            directory: &directory,
+        };
+        match birth.run(&config, console, &mut undo) {
+            Ok(created) => Ok(created),
+            Err(error) => {
+                let was_made = undo.pidfd.is_some();
+                undo.undo();
+                if was_made {
+                    // The lifecycle goes on at its end: what earlier hooks have set up is taken down.
+                    let stop = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_deref());
+                    let record = birth.record(0, 0, &no_plan());
+                    hooks::run_all("poststop", stop, &hooks::state_text(&record, ContainerState::Stopped, 0));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn no_plan() -> Plan {
+    Plan { namespaces: 0, cgroup: None, steps: Vec::new(), program: crate::plan::step::Program::default() }
+}
+
+/// Refuses what can be seen to be wrong before anything is made.
+fn checked(spec: &Spec, bundle: &Path, options: &CreateOptions) -> Result<PathBuf, OciError> {
+    let invalid =
+        |field: &str, reason: &str| OciError::Invalid { field: field.to_owned(), reason: reason.to_owned() };
+    let version = spec.version();
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if version.split('.').count() < 3 || major.is_none_or(|major| major > 1) {
+        return Err(invalid("ociVersion", &format!("{version:?} is not a version that is supported")));
+    }
+    let Some(root) = spec.root() else { return Err(invalid("root", "is missing")) };
+    let Some(process) = spec.process() else { return Err(invalid("process", "is missing")) };
+    if spec.linux().is_none() {
+        return Err(invalid("linux", "is missing"));
+    }
+    let terminal = process.terminal().unwrap_or(false);
+    match (&options.console, terminal) {
+        (Console::Socket(_), false) => {
+            return Err(invalid(
+                "process.terminal",
+                "a console socket is given for a process without a terminal",
+            ));
+        }
+        (Console::Keep, true) if options.detached => {
+            return Err(invalid(
+                "process.terminal",
+                "a detached process with a terminal needs a console socket",
+            ));
+        }
+        _ => {}
+    }
+    let path = bundle.join(root.path());
+    let path =
+        fs::canonicalize(&path).map_err(OciError::io(format!("looking for root.path {}", path.display())))?;
+    if !path.is_dir() {
+        return Err(invalid("root.path", &format!("{} is not a directory", path.display())));
+    }
+    Ok(path)
+}
+
+/// Sources of bind mounts may be given relative to the bundle.
+fn resolve_sources(spec: &mut Spec, bundle: &Path) {
+    for mount in spec.mounts_mut().iter_mut().flatten() {
+        let options = mount.options().as_deref().unwrap_or_default();
+        let bind = mount.typ().as_deref() == Some("bind")
+            || options.iter().any(|option| option == "bind" || option == "rbind");
+        if bind && let Some(source) = mount.source().clone().filter(|source| source.is_relative()) {
+            mount.set_source(Some(bundle.join(source)));
+        }
+    }
+}
+
+/// The cgroup that a specification names, below the hierarchies.
+fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, OciError> {
+    let named = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let Some(named) = named.filter(|path| !path.as_os_str().is_empty()) else {
+        return Ok(Path::new(DEFAULT_CGROUP).join(id));
+    };
+    let mut path = PathBuf::new();
+    for component in named.components() {
+        match component {
+            Component::Normal(part) => path.push(part),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => {
+                let reason = format!("{} leads upwards", named.display());
+                return Err(OciError::Invalid { field: "linux.cgroupsPath".to_owned(), reason });
+            }
+        }
+    }
+    if path.as_os_str().is_empty() || path.to_str().is_none() {
+        let reason = format!("{} is not a container's own cgroup", named.display());
+        return Err(OciError::Invalid { field: "linux.cgroupsPath".to_owned(), reason });
+    }
+    Ok(path)
+}
+
+/// One creation.
+struct Birth<'a> {
+    engine: &'a Engine,
+    id: &'a str,
+    options: &'a CreateOptions,
+    spec: &'a Spec,
+    rootfs: PathBuf,
+    bundle: PathBuf,
+    tree: &'a Tree,
+    directory: &'a Directory,
+}
+
+impl Birth<'_> {
+    fn run(&self, config: &[u8], console: Option<OwnedFd>, undo: &mut Undo<'_>) -> Result<Created, OciError> {
+        let linux = self.spec.linux().as_ref();
+        let cgroup = cgroup_path(self.spec, self.id)?;
+        let name = cgroup.to_str().unwrap_or_default();
+        let left = self.tree.processes("", Some(name)).len();
+        if left > 0 {
+            let reason = format!("the cgroup {} is not empty: {left} processes", cgroup.display());
+            return Err(OciError::Invalid { field: "linux.cgroupsPath".to_owned(), reason });
+        }
+        undo.cgroup = Some(cgroup.clone());
+        let looks =
+            |mount: &oci_spec::runtime::Mount| matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"));
+        let everywhere = self.spec.mounts().iter().flatten().any(looks);
+        let resources = linux.and_then(|linux| linux.resources().as_ref());
+        let placement = match self.tree.create_alone(&cgroup, resources, everywhere) {
+            // An unprivileged user has no cgroup to give, and what asks for no limit needs none.
+            Err(CgroupError::Io { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied && !is_root() =>
+            {
+                crate::cgroup::Placement::default()
+            }
+            Err(CgroupError::Limit { .. }) if !is_root() => crate::cgroup::Placement::default(),
+            result => result.map_err(OciError::Cgroup)?,
+        };
+        let process = self.spec.process().as_ref();
+        let env = process.and_then(|process| process.env().as_deref()).unwrap_or_default();
+        let uid = process.map_or(0, |process| process.user().uid());
+        let home = home(env, uid, &self.rootfs);
+        let around = Surroundings {
+            cgroups: &placement,
+            rootfs: &self.rootfs,
+            home: home.as_deref(),
+            keyring: !self.options.no_new_keyring,
+            pivot: !self.options.no_pivot,
+            listen: true,
+            ..machine(&placement, &self.rootfs)
+        };
+        let Bundle { plan, open, idmaps, join, ids } = plan::bundle(self.spec, around)?;
+        let opened = opened(&open, &idmaps, ids.as_ref())?;
+        let joins = join.iter().map(joined).collect::<Result<Vec<_>, _>>()?;
+        self.directory.write_config(config)?;
+        let new_user = self.spec.linux().as_ref().is_some_and(|linux| {
+            linux.namespaces().iter().flatten().any(|one| one.typ() == LinuxNamespaceType::User)
+        });
+        let launched = launch(Launch {
+            plan,
+            early: Vec::new(),
+            joins: order(joins),
+            opened,
+            listener: Some(self.directory.listen()?),
+            preserved: self.options.preserved,
+            dumpable: new_user && !is_root(),
+        })?;
+        undo.pidfd =
+            Some(launched.pidfd.try_clone().map_err(OciError::io("keeping the process's descriptor"))?);
+        let pid = launched.pid.as_raw_pid();
+        let started = super::lifecycle::start_time(pid).unwrap_or(0);
+        let record = self.record(pid, started, &launched.plan);
+        self.directory.write(&record)?;
+        let mut helper = Helper {
+            record: &record,
+            hooks: self.spec.hooks().as_ref(),
+            ids: ids.as_ref(),
+            console,
+            terminal: None,
+            seccomp: None,
+        };
+        let mut warnings = Vec::new();
+        let words = Words { step: &|number| words_of(&launched.plan, number), program: &record.program };
+        let arrived = follow(&launched.report, &words, &mut helper, &mut warnings)?;
+        debug_assert_eq!(arrived, Arrived::Waiting);
+        let terminal = helper.terminal;
+        if let Some(path) = &self.options.pid_file {
+            write_pid(path, pid)?;
+        }
+        undo.pidfd = None;
+        undo.cgroup = None;
+        Ok(Created { pid: launched.pid, pidfd: launched.pidfd, terminal, warnings })
+    }
+
+    fn record(&self, pid: i32, start_time: u64, plan: &Plan) -> Record {
+        let late_from = plan.steps.iter().position(|step| matches!(step, Step::Listen)).unwrap_or(0);
+        let spec_version = self.spec.version();
+        let _ = self.engine;
+        Record {
+            oci_version: spec_version.clone(),
+            id: self.id.to_owned(),
+            bundle: self.bundle.clone(),
+            rootfs: self.rootfs.clone(),
+            pid,
+            start_time,
+            created: now(),
+            owner: rustix::process::getuid().as_raw(),
+            annotations: self.spec.annotations().clone().unwrap_or_default(),
+            cgroup: cgroup_path(self.spec, self.id).unwrap_or_default(),
+            late_from,
+            late: plan.steps.iter().skip(late_from).map(ToString::to_string).collect(),
+            program: plan.program.name.clone(),
+            no_pivot: self.options.no_pivot,
+        }
+    }
+}
+
+pub(super) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// This moment by RFC 3339.
+pub fn now() -> String {
+    String::from_utf8_lossy(&crate::keeper::log::timestamp(SystemTime::now())).into_owned()
+}
+
+/// What depends on the machine alone.
+pub(super) fn machine<'a>(cgroups: &'a crate::cgroup::Placement, rootfs: &'a Path) -> Surroundings<'a> {
+    let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
+    let apparmor = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    Surroundings {
+        cgroups,
+        rootfs,
+        last_capability: last.and_then(|text| text.trim().parse().ok()).unwrap_or(40),
+        home: None,
+        keyring: true,
+        pivot: true,
+        listen: false,
+        privileged: is_root(),
+        apparmor: apparmor.is_ok_and(|text| text.starts_with('Y')),
+        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+    }
+}
+
+/// The home directory for an environment that does not name one.
+pub(super) fn home(env: &[String], uid: u32, rootfs: &Path) -> Option<String> {
+    if env.iter().any(|variable| variable.starts_with("HOME=")) {
+        return None;
+    }
+    let home = crate::user::home(&Rootfs::Directory(rootfs.to_owned()), uid);
+    Some(home.unwrap_or_else(|_| "/".to_owned()))
+}
+
+/// Opens the sources of bind mounts while everything is in reach.
+fn opened(
+    open: &[Step],
+    idmaps: &[Option<IdMap>],
+    own: Option<&(String, String)>,
+) -> Result<Vec<OwnedFd>, OciError> {
+    let failed = |step: &Step| {
+        let step = step.to_string();
+        move |errno: rustix::io::Errno| OciError::Step { step, source: errno.into() }
+    };
+    let mut opened = Vec::with_capacity(open.len());
+    for (step, idmap) in open.iter().zip(idmaps) {
+        let Step::OpenBind { source, recursive, attributes } = step else { continue };
+        let namespace = match idmap {
+            None => None,
+            Some(map) => {
+                let lines =
+                    if map.uids.is_empty() { own } else { Some(&(map.uids.clone(), map.gids.clone())) };
+                let Some((uids, gids)) = lines else {
+                    let reason = "idmap without mappings needs a user namespace".to_owned();
+                    return Err(OciError::Invalid { field: "mounts".to_owned(), reason });
+                };
+                Some((user_namespace(uids, gids)?, map.recursive))
+            }
+        };
+        let user = namespace.as_ref().map(|(file, recursive)| (file.as_fd(), *recursive));
+        opened.push(open_bind(source, *recursive, attributes, user).map_err(failed(step))?);
+    }
+    Ok(opened)
+}
+
+/// A user namespace with this mapping, which nobody is in.
+fn user_namespace(uids: &str, gids: &str) -> Result<OwnedFd, OciError> {
+    let what = "making a user namespace for an idmapped mount";
+    let flags = u64::from(plan::flag(LinuxNamespaceType::User));
+    let cloned = process::clone_into(flags, None).map_err(|errno| OciError::io(what)(errno.into()))?;
+    let Cloned::Parent(pid, pidfd) = cloned else {
+        // Until it is killed, which also happens should its parent die.
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        process::reap_for_ever()
+    };
+    let pid = pid.as_raw_pid();
+    let make = || -> io::Result<OwnedFd> {
+        fs::write(format!("/proc/{pid}/uid_map"), uids)?;
+        fs::write(format!("/proc/{pid}/gid_map"), gids)?;
+        Ok(File::open(format!("/proc/{pid}/ns/user"))?.into())
+    };
+    let made = make();
+    let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+    let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+    made.map_err(OciError::io(what))
+}
+
+fn joined((kinds, path): &(u32, PathBuf)) -> Result<Join, OciError> {
+    let file = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| OciError::io(format!("opening namespace {}", path.display()))(errno.into()))?;
+    Ok(Join { file, kinds: *kinds })
+}
+
+/// The user namespace comes last, because entering it gives up the right to enter others.
+fn order(mut joins: Vec<Join>) -> Vec<Join> {
+    let user = plan::flag(LinuxNamespaceType::User);
+    joins.sort_by_key(|join| join.kinds == user);
+    joins
+}
+
+/// Written beside and renamed: whoever waits for the file finds all of it.
+pub(super) fn write_pid(path: &Path, pid: i32) -> Result<(), OciError> {
+    let write = || -> io::Result<()> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy().into_owned();
+        let beside = path.with_file_name(format!(".{name}"));
+        let mut file = File::create(&beside)?;
+        write!(file, "{pid}")?;
+        fs::rename(&beside, path)
+    };
+    write().map_err(OciError::io(format!("writing {}", path.display())))
+}
+
+/// What the parent does while the process is being made.
+pub(super) struct Helper<'a> {
+    pub(super) record: &'a Record,
+    pub(super) hooks: Option<&'a Hooks>,
+    pub(super) ids: Option<&'a (String, String)>,
+    pub(super) console: Option<OwnedFd>,
+    pub(super) terminal: Option<OwnedFd>,
+    /// The specification's seccomp section, for its listener.
+    pub(super) seccomp: Option<&'a oci_spec::runtime::LinuxSeccomp>,
+}
+
+impl Parent for Helper<'_> {
+    fn map_ids(&mut self) -> Result<(), OciError> {
+        let Some((uids, gids)) = self.ids else { return Ok(()) };
+        let pid = self.record.pid;
+        let own = rustix::process::geteuid().as_raw();
+        if !is_root() && (uids.lines().count() > 1 || !uids.contains(&format!(" {own} 1"))) {
+            helper_program("newuidmap", pid, uids)?;
+            return helper_program("newgidmap", pid, gids);
+        }
+        let write = |file: &str, text: &str| {
+            let path = format!("/proc/{pid}/{file}");
+            fs::write(&path, text).map_err(|source| OciError::Step {
+                step: format!("mapping ids: writing {:?} to {path}", text.trim().replace('\n', "; ")),
+                source,
+            })
+        };
+        if !is_root() {
+            write("setgroups", "deny")?;
+        }
+        write("uid_map", uids)?;
+        write("gid_map", gids)
+    }
+
+    fn hooks(&mut self) -> Result<Vec<u8>, OciError> {
+        let state = hooks::state_text(self.record, ContainerState::Creating, self.record.pid);
+        if let Some(all) = self.hooks {
+            hooks::run("prestart", all.prestart().as_deref(), &state)?;
+            hooks::run("createRuntime", all.create_runtime().as_deref(), &state)?;
+        }
+        Ok(state)
+    }
+
+    fn terminal(&mut self, terminal: OwnedFd) -> Result<(), OciError> {
+        match self.console.take() {
+            Some(socket) => sockets::send(&socket, b"/dev/ptmx", terminal.as_fd())
+                .map_err(OciError::io("sending the terminal to the console socket")),
+            None => {
+                self.terminal = Some(terminal);
+                Ok(())
+            }
+        }
+    }
+
+    fn listener(&mut self, listener: OwnedFd) -> Result<(), OciError> {
+        let Some(path) = self.seccomp.and_then(|seccomp| seccomp.listener_path().as_deref()) else {
+            let reason = "is missing, and the profile notifies".to_owned();
+            return Err(OciError::Invalid { field: "linux.seccomp.listenerPath".to_owned(), reason });
+        };
+        let metadata = self.seccomp.and_then(|seccomp| seccomp.listener_metadata().clone());
+        let mut message = serde_json::json!({
+            "ociVersion": self.record.oci_version,
+            "fds": ["seccompFd"],
+            "pid": self.record.pid,
+            "state": hooks::state(self.record, ContainerState::Created, self.record.pid),
+        });
+        if let Some(metadata) = metadata {
+            message["metadata"] = metadata.into();
+        }
+        let message = serde_json::to_vec(&message).unwrap_or_default();
+        sockets::connect(path)
+            .and_then(|socket| sockets::send(&socket, &message, listener.as_fd()))
+            .map_err(OciError::io(format!("sending the seccomp listener to {}", path.display())))
+    }
+}
+
+/// Maps ids by the set-user-id program that unprivileged users have for it.
+fn helper_program(program: &str, pid: i32, lines: &str) -> Result<(), OciError> {
+    let output = std::process::Command::new(program)
+        .arg(pid.to_string())
+        .args(lines.split_whitespace())
+        .output()
+        .map_err(OciError::io(format!("running {program}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(OciError::Io { what: format!("mapping ids by {program}"), source: io::Error::other(words) })
+}
+
+/// Opens the gate of a created process, and follows it to its program.
+pub(super) fn open_gate(
+    connection: &OwnedFd,
+    record: &Record,
+    spec: &Spec,
+    warnings: &mut Vec<String>,
+) -> Result<(), OciError> {
+    let linux = spec.linux().as_ref();
+    let mut helper = Helper {
+        record,
+        hooks: None,
+        ids: None,
+        console: None,
+        terminal: None,
+        seccomp: linux.and_then(|linux| linux.seccomp().as_ref()),
+    };
+    let step = |number: usize| {
+        let late = number.checked_sub(record.late_from)?;
+        record.late.get(late).map(|words| (words.clone(), false))
+    };
+    let words = Words { step: &step, program: &record.program };
+    go(connection, &hooks::state_text(record, ContainerState::Created, record.pid))?;
+    follow(connection, &words, &mut helper, warnings).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroups_are_the_containers_own() {
+        let path = |named: &str| {
+            let mut spec = Spec::default();
+            let mut linux = spec.linux().clone().unwrap_or_default();
+            linux.set_cgroups_path(Some(named.into()));
+            spec.set_linux(Some(linux));
+            cgroup_path(&spec, "id").ok()
+        };
+        assert_eq!(path("/a/b"), Some("a/b".into()));
+        assert_eq!(path("a/./b"), Some("a/b".into()));
+        assert_eq!(path(""), Some("coracle-oci/id".into()));
+        // Deleting such a container would kill everything on the machine.
+        assert_eq!(path("/"), None);
+        assert_eq!(path("/a/../.."), None);
+        assert_eq!(path("."), None);
+    }
+}
