@@ -30,9 +30,6 @@ fn main() -> ExitCode {
         let rest: Vec<OsString> = arguments.collect();
         return ExitCode::from(u8::try_from(runtime::keeper::main(rest)).unwrap_or(1));
     }
-    if vm::guest::is_init() {
-        vm::guest::main();
-    }
     // So does a runtime command, which engines run several of for each container.
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|first| first == OCI) {
@@ -43,6 +40,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
         return oci::main(arguments);
+    }
+    if vm::guest::is_init() {
+        vm::guest::main();
     }
     let cli = Cli::parse();
     match run(cli) {
