@@ -11,8 +11,10 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use k8s_openapi::api::{
-    apps::v1 as apps, autoscaling::v1 as autoscaling, coordination::v1 as coordination, core::v1 as core,
-    discovery::v1 as discovery, events::v1 as events, policy::v1 as policy, scheduling::v1 as scheduling,
+    apps::v1 as apps, authentication::v1 as authentication, authorization::v1 as authorization,
+    autoscaling::v1 as autoscaling, certificates::v1 as certificates, coordination::v1 as coordination,
+    core::v1 as core, discovery::v1 as discovery, events::v1 as events, policy::v1 as policy,
+    rbac::v1 as rbac, scheduling::v1 as scheduling,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use k8s_openapi::{ListableResource, Resource};
@@ -51,6 +53,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     roots.stored::<discovery::EndpointSlice>();
     roots.stored::<events::Event>();
     roots.stored::<scheduling::PriorityClass>();
+    roots.stored::<certificates::CertificateSigningRequest>();
+    roots.stored::<rbac::ClusterRole>();
+    roots.stored::<rbac::ClusterRoleBinding>();
+    roots.stored::<rbac::Role>();
+    roots.stored::<rbac::RoleBinding>();
+    roots.body::<authentication::SelfSubjectReview>();
+    roots.body::<authentication::TokenRequest>();
+    roots.body::<authentication::TokenReview>();
+    roots.body::<authorization::LocalSubjectAccessReview>();
+    roots.body::<authorization::SelfSubjectAccessReview>();
+    roots.body::<authorization::SelfSubjectRulesReview>();
+    roots.body::<authorization::SubjectAccessReview>();
     roots.body::<autoscaling::Scale>();
     roots.body::<core::Binding>();
     roots.body::<policy::Eviction>();

@@ -1,7 +1,7 @@
 //! Who may do what.
 //!
-//! There are no roles to configure yet. The parts of the cluster have fixed ones, in the spirit of upstream's bootstrap
-//! policy; members of `system:masters` may do everything; whoever has no credentials sees health and version.
+//! Members of `system:masters` may do everything, nodes what [`crate::rbac::node`] lets them, and everybody what roles give
+//! them (see [`crate::rbac`]). Whoever has no credentials sees health and version.
 
 use http::Method;
 use manifests::status::ApiError;
@@ -9,6 +9,7 @@ use manifests::status::ApiError;
 use crate::identity::Identity;
 use crate::registry::Row;
 use crate::request::path::ResourcePath;
+use crate::server::ApiServer;
 
 /// Paths that need no credentials.
 const PUBLIC: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
@@ -39,90 +40,50 @@ pub(crate) fn verb(method: &Method, path: &ResourcePath, watch: bool) -> &'stati
     }
 }
 
-const READ: &[&str] = &["get", "list", "watch"];
-const ALL: &[&str] = &["*"];
+impl ApiServer {
+    /// Refuses what somebody may not do to a resource.
+    pub(crate) fn authorize(
+        &self,
+        identity: &Identity,
+        action: &Action<'_>,
+        row: Option<&Row>,
+    ) -> Result<(), ApiError> {
+        if self.may(identity, action) {
+            return Ok(());
+        }
+        Err(refusal(identity, action, row.is_none_or(|row| row.kind.namespaced)))
+    }
 
-/// What somebody may do to some resources (`resource` or `resource/subresource`).
-struct Rule {
-    verbs: &'static [&'static str],
-    resources: &'static [&'static str],
-    /// Only the object that belongs to the node that asks.
-    own: bool,
-}
-
-const fn may(verbs: &'static [&'static str], resources: &'static [&'static str]) -> Rule {
-    Rule { verbs, resources, own: false }
-}
-
-const fn may_own(verbs: &'static [&'static str], resources: &'static [&'static str]) -> Rule {
-    Rule { verbs, resources, own: true }
-}
-
-const EVENTS: Rule = may(&["create", "patch", "update"], &["events"]);
-
-const NODE: &[Rule] = &[
-    may(READ, ALL),
-    EVENTS,
-    may(&["create"], &["nodes"]),
-    may_own(&["update", "patch", "delete"], &["nodes", "nodes/status"]),
-    may(&["create", "delete"], &["pods"]),
-    may(&["update", "patch"], &["pods/status"]),
-    may(&["create"], &["pods/eviction"]),
-    may(&["create"], &["leases"]),
-    may_own(&["update", "patch", "delete"], &["leases"]),
-];
-
-const PROXY: &[Rule] =
-    &[may(READ, &["services", "endpoints", "endpointslices", "nodes", "namespaces", "pods"]), EVENTS];
-
-const SCHEDULER: &[Rule] = &[
-    may(READ, ALL),
-    EVENTS,
-    may(&["create"], &["pods/binding"]),
-    may(&["update", "patch"], &["pods/status"]),
-    may(&["delete"], &["pods"]),
-    may(&["create", "update", "patch"], &["leases"]),
-];
-
-const EVERYTHING: &[Rule] = &[may(ALL, ALL)];
-
-const NODE_USER: &str = "system:node:";
-
-fn rules(identity: &Identity) -> &'static [Rule] {
-    match identity.user.as_str() {
-        "system:kube-controller-manager" => EVERYTHING,
-        "system:kube-scheduler" => SCHEDULER,
-        "system:kube-proxy" => PROXY,
-        user if user.starts_with(NODE_USER) && identity.is_in("system:nodes") => NODE,
-        _ => &[],
+    /// Refuses a path that is not a resource to whom it is not open.
+    pub(crate) fn authorize_path(
+        &self,
+        identity: &Identity,
+        method: &Method,
+        path: &str,
+    ) -> Result<(), ApiError> {
+        let verb = method.as_str().to_ascii_lowercase();
+        if is_public(path) || self.may_path(identity, &verb, path) {
+            return Ok(());
+        }
+        let why = format!("User \"{}\" cannot {verb} path \"{path}\"", identity.user);
+        Err(ApiError::forbidden("", "", "", &why))
     }
 }
 
-impl Rule {
-    fn allows(&self, identity: &Identity, action: &Action<'_>) -> bool {
-        let resource = |wanted: &&str| {
-            let (resource, subresource) = wanted.split_once('/').unwrap_or((wanted, ""));
-            *wanted == "*" || (resource == action.resource && subresource == action.subresource)
-        };
-        let verb = |wanted: &&str| *wanted == "*" || *wanted == action.verb;
-        let own = || identity.user.strip_prefix(NODE_USER) == Some(action.name);
-        self.verbs.iter().any(verb) && self.resources.iter().any(resource) && (!self.own || own())
-    }
+/// Health is for everybody, also before there are any roles.
+fn is_public(path: &str) -> bool {
+    PUBLIC
+        .iter()
+        .any(|public| path.strip_prefix(public).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
-/// Whether something may be done to a resource.
-pub(crate) fn resource(identity: &Identity, action: &Action<'_>, row: Option<&Row>) -> Result<(), ApiError> {
-    let allowed = identity.is_in("system:masters")
-        || (!identity.is_anonymous() && rules(identity).iter().any(|rule| rule.allows(identity, action)));
-    if allowed {
-        return Ok(());
-    }
+/// The words of a refusal.
+pub(crate) fn refusal(identity: &Identity, action: &Action<'_>, namespaced: bool) -> ApiError {
     let mut resource = action.resource.to_owned();
     if !action.subresource.is_empty() {
         resource = format!("{resource}/{}", action.subresource);
     }
-    let namespaced = !action.namespace.is_empty() && row.is_none_or(|row| row.kind.namespaced);
-    let place = if namespaced {
+    let place = if namespaced && !action.namespace.is_empty() {
         format!("in the namespace \"{}\"", action.namespace)
     } else {
         "at the cluster scope".to_owned()
@@ -131,55 +92,12 @@ pub(crate) fn resource(identity: &Identity, action: &Action<'_>, row: Option<&Ro
         "User \"{}\" cannot {} resource \"{resource}\" in API group \"{}\" {place}",
         identity.user, action.verb, action.group
     );
-    Err(ApiError::forbidden(action.resource, action.group, action.name, &why))
-}
-
-/// Whether a path that is not a resource may be read.
-pub(crate) fn path(identity: &Identity, method: &Method, path: &str) -> Result<(), ApiError> {
-    let public = PUBLIC
-        .iter()
-        .any(|public| path.strip_prefix(public).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
-    if public || !identity.is_anonymous() {
-        return Ok(());
-    }
-    let verb = method.as_str().to_ascii_lowercase();
-    let why = format!("User \"{}\" cannot {verb} path \"{path}\"", identity.user);
-    Err(ApiError::forbidden("", "", "", &why))
+    ApiError::forbidden(action.resource, action.group, action.name, &why)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn check(identity: &Identity, verb: &str, what: &str, name: &str, allowed: bool) {
-        let (resource_name, subresource) = what.split_once('/').unwrap_or((what, ""));
-        let action = Action { verb, group: "", resource: resource_name, subresource, namespace: "n", name };
-        assert_eq!(
-            resource(identity, &action, None).is_ok(),
-            allowed,
-            "{} {verb} {what} {name}",
-            identity.user
-        );
-    }
-
-    #[test]
-    fn roles() {
-        let node = Identity::user("system:node:a", ["system:nodes"]);
-        check(&node, "watch", "pods", "", true);
-        check(&node, "patch", "nodes/status", "a", true);
-        check(&node, "patch", "nodes/status", "b", false);
-        check(&node, "update", "leases", "b", false);
-        check(&node, "update", "secrets", "s", false);
-        check(&node, "create", "pods/binding", "p", false);
-        check(&Identity::user("system:node:a", ["others"]), "get", "pods", "p", false);
-        let proxy = Identity::user("system:kube-proxy", [""; 0]);
-        check(&proxy, "watch", "endpointslices", "", true);
-        check(&proxy, "list", "secrets", "", false);
-        check(&Identity::user("system:kube-scheduler", [""; 0]), "create", "pods/binding", "p", true);
-        check(&Identity::admin(), "delete", "nodes", "a", true);
-        check(&Identity::anonymous(), "get", "pods", "p", false);
-        check(&Identity::user("eve", [""; 0]), "get", "pods", "p", false);
-    }
 
     #[test]
     fn the_refusal_names_everything() {
@@ -191,14 +109,11 @@ mod tests {
             namespace: "n",
             name: "",
         };
-        let refused = resource(&Identity::anonymous(), &action, None).unwrap_err();
         assert_eq!(
-            refused.message(),
+            refusal(&Identity::anonymous(), &action, true).message(),
             "deployments.apps is forbidden: User \"system:anonymous\" cannot list resource \"deployments\" in API group \"apps\" in the namespace \"n\""
         );
-        let refused = path(&Identity::anonymous(), &Method::GET, "/metrics").unwrap_err();
-        assert_eq!(refused.message(), "forbidden: User \"system:anonymous\" cannot get path \"/metrics\"");
-        assert!(path(&Identity::anonymous(), &Method::GET, "/readyz/ping").is_ok());
-        assert!(path(&Identity::anonymous(), &Method::GET, "/readyzz").is_err());
+        assert!(is_public("/readyz/ping") && is_public("/version"));
+        assert!(!is_public("/readyzz") && !is_public("/metrics"));
     }
 }

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use http::header::USER_AGENT;
+use futures_util::{StreamExt, stream};
+use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use ipnet::Ipv4Net;
@@ -13,6 +14,9 @@ use crate::body::Body;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::server::ApiServer;
+
+/// So many roles are made at a time.
+const AT_A_TIME: usize = 32;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -41,11 +45,63 @@ impl ApiServer {
                 self.ask(Method::PUT, &format!("{collection}/{name}"), &object).await?;
             }
         }
-        Ok(())
+        self.bootstrap_roles().await
     }
 
-    async fn ask(&self, method: Method, path: &str, object: &Value) -> Result<(), ApiError> {
+    /// Makes the roles and bindings that every cluster has. One that is there keeps what was added to it, and gets what it
+    /// lacks unless somebody has said that it is not to be touched.
+    async fn bootstrap_roles(&self) -> Result<(), ApiError> {
+        self.refresh().await.map_err(crate::error::Error::into_api)?;
+        let (roles, bindings): (Vec<_>, Vec<_>) =
+            crate::rbac::defaults::wanted().into_iter().partition(|(_, object)| object["roleRef"].is_null());
+        for batch in [roles, bindings] {
+            let asks = batch.into_iter().map(|(collection, object)| self.want_role(collection, object));
+            let done: Vec<Result<(), ApiError>> =
+                stream::iter(asks).buffer_unordered(AT_A_TIME).collect().await;
+            done.into_iter().collect::<Result<(), ApiError>>()?;
+        }
+        self.refresh().await.map_err(crate::error::Error::into_api)
+    }
+
+    async fn want_role(&self, collection: String, mut object: Value) -> Result<(), ApiError> {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+        let resource = collection.rsplit('/').next().unwrap_or_default();
+        let row = self.registry.find(crate::rbac::GROUP, "v1", resource);
+        let have = row.and_then(|row| row.cache.get(&row.relative_key(namespace, &name)));
+        let Some(have) = have else {
+            return match self.ask(Method::POST, &collection, &object).await {
+                Err(error) if error.is_already_exists() => Ok(()),
+                done => done,
+            };
+        };
+        let have: Value = serde_json::from_slice(have.json_bytes()).map_err(ApiError::internal)?;
+        if have["metadata"]["annotations"]["rbac.authorization.kubernetes.io/autoupdate"] != "true" {
+            return Ok(());
+        }
+        let mut missing = false;
+        for list in ["rules", "subjects"] {
+            let mut all = have[list].as_array().cloned().unwrap_or_default();
+            for wanted in
+                object[list].as_array().into_iter().flatten().filter(|wanted| !have_one(&have[list], wanted))
+            {
+                all.push(wanted.clone());
+                missing = true;
+            }
+            if !all.is_empty() {
+                object[list] = all.into();
+            }
+        }
+        if missing { self.ask(Method::PUT, &format!("{collection}/{name}"), &object).await } else { Ok(()) }
+    }
+
+    pub(crate) async fn ask(&self, method: Method, path: &str, object: &Value) -> Result<(), ApiError> {
+        let method_is_patch = method == Method::PATCH;
         let request = Request::builder().method(method).uri(path).header(USER_AGENT, "kube-apiserver");
+        let request = match method_is_patch {
+            true => request.header(CONTENT_TYPE, "application/merge-patch+json"),
+            false => request,
+        };
         let request = request.body(Body::from(object.to_string()));
         let request = request.map_err(ApiError::internal)?;
         let response = self.handle(request, Identity::user("system:apiserver", ["system:masters"])).await;
@@ -56,6 +112,14 @@ impl ApiServer {
         let body = response.into_body().collect().await.map_err(ApiError::internal)?.to_bytes();
         Err(ApiError::from_response(status.as_u16(), &body))
     }
+}
+
+/// Whether a list has an element that says the same. Fields that are left out say nothing.
+fn have_one(list: &Value, wanted: &Value) -> bool {
+    let covers = |have: &Value| {
+        wanted.as_object().is_some_and(|wanted| wanted.iter().all(|(key, value)| have[key] == *value))
+    };
+    list.as_array().into_iter().flatten().any(covers)
 }
 
 /// In the order in which they can be made.

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
+use crate::pki::Pki;
+use crate::token::TokenKey;
+
 /// Settings of the API server.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -26,6 +29,12 @@ pub struct Config {
     pub agent_tls: Option<Arc<rustls::ClientConfig>>,
     /// Watches without a timeout of their own end after between one and two of these.
     pub min_watch: Duration,
+    /// Who tokens of service accounts say that they are from, and whom they are for unless somebody asks otherwise.
+    pub issuer: String,
+    /// Signs tokens of service accounts; without it they are good until the process ends.
+    pub token_key: Option<Arc<TokenKey>>,
+    /// Signs requested certificates; without it nobody here does.
+    pub signer: Option<Arc<Pki>>,
 }
 
 impl Default for Config {
@@ -39,6 +48,9 @@ impl Default for Config {
             max_in_flight: 600,
             agent_tls: None,
             min_watch: Duration::from_secs(1800),
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            token_key: None,
+            signer: None,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Who sends a request.
 
+use std::collections::BTreeMap;
+
 /// A user and the groups that the user is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -7,6 +9,10 @@ pub struct Identity {
     pub user: String,
     /// Group names, for example the organisations of a client certificate.
     pub groups: Vec<String>,
+    /// Tells apart users who had the same name one after the other; empty if nobody can.
+    pub uid: String,
+    /// What else is known of the user.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 /// The user of requests without credentials.
@@ -21,7 +27,7 @@ impl Identity {
         if !groups.iter().any(|group| group == AUTHENTICATED) {
             groups.push(AUTHENTICATED.to_owned());
         }
-        Identity { user: user.into(), groups }
+        Identity { user: user.into(), groups, uid: String::new(), extra: BTreeMap::new() }
     }
 
     /// Somebody who may do everything.
@@ -31,7 +37,12 @@ impl Identity {
 
     /// Somebody without credentials.
     pub fn anonymous() -> Identity {
-        Identity { user: ANONYMOUS.to_owned(), groups: vec!["system:unauthenticated".to_owned()] }
+        Identity {
+            user: ANONYMOUS.to_owned(),
+            groups: vec!["system:unauthenticated".to_owned()],
+            uid: String::new(),
+            extra: BTreeMap::new(),
+        }
     }
 
     /// Whether there were no credentials.

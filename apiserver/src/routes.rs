@@ -21,7 +21,8 @@ const MINOR: &str = "37";
 const GIT_VERSION: &str = concat!("v1.37.0+coracle", env!("CARGO_PKG_VERSION"));
 
 /// What `GET /` lists.
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 12] = [
+    "/.well-known/openid-configuration",
     "/api",
     "/api/v1",
     "/apis",
@@ -30,6 +31,7 @@ const PATHS: [&str; 10] = [
     "/metrics",
     "/openapi/v2",
     "/openapi/v3",
+    "/openid/v1/jwks",
     "/readyz",
     "/version",
 ];
@@ -56,9 +58,21 @@ impl ApiServer {
             return describe(parts, &params);
         }
         match path.trim_end_matches('/') {
+            "/openid/v1/jwks" => Ok(render::respond(
+                StatusCode::OK,
+                "application/jwk-set+json",
+                self.token_key.jwks().to_string().into(),
+            )),
+            "/.well-known/openid-configuration" => {
+                let (address, port) = self.config.advertise;
+                let address = std::net::SocketAddr::new(address, port).to_string();
+                let text = crate::token::discovery(&self.config.issuer, &address).to_string();
+                Ok(render::json(StatusCode::OK, text))
+            }
             "/version" => Ok(render::json(StatusCode::OK, version().to_string())),
             "/metrics" => {
-                let counts = self.registry.rows().iter().filter(|row| row.view.is_none());
+                let counts =
+                    self.registry.rows().iter().filter(|row| row.view.is_none() && row.kind.is_stored());
                 let text = self.metrics.expose(counts.map(|row| (row.kind.plural, row.cache.len())));
                 Ok(render::respond(
                     StatusCode::OK,

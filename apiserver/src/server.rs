@@ -12,8 +12,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::header::{ACCEPT, AUTHORIZATION};
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use manifests::k8s_openapi::jiff::Timestamp;
+use manifests::selector::FieldSelector;
 use manifests::status::ApiError;
 use store::{Store, StoreError};
 use tokio::sync::Semaphore;
@@ -30,12 +31,14 @@ use crate::identity::Identity;
 use crate::metrics::{Metrics, Subject};
 use crate::node_proxy::Stream;
 use crate::random;
-use crate::registry::{Env, Part, Registry, Row};
+use crate::rbac::{Policy, Snapshot};
+use crate::registry::{Caller, Env, Part, Registry, Row};
 use crate::render;
 use crate::request::accept;
 use crate::request::params::{ListParams, Params};
 use crate::request::path::{self, ResourcePath, Target};
 use crate::table::IncludeObject;
+use crate::token::{self, TokenKey};
 use crate::watch_cache::Caches;
 
 /// How long requests wait for a server that is starting.
@@ -64,6 +67,10 @@ pub struct ApiServer {
     /// A place for each request that is neither a watch nor a stream.
     places: Semaphore,
     started: AtomicBool,
+    /// Signs tokens of service accounts.
+    pub(crate) token_key: Arc<TokenKey>,
+    /// Who may do what, as of some time.
+    pub(crate) policy: Mutex<Snapshot>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -73,6 +80,12 @@ impl ApiServer {
         let registry = Registry::built_in();
         let caches = Caches::new(store, registry.rows().iter().map(|row| row.cache.clone()));
         let places = Semaphore::new(config.max_in_flight);
+        let own = || {
+            TokenKey::ephemeral()
+                .map(Arc::new)
+                .expect("a key can be generated from the system's random numbers")
+        };
+        let token_key = config.token_key.clone().unwrap_or_else(own);
         Arc::new(ApiServer {
             config,
             registry,
@@ -81,6 +94,8 @@ impl ApiServer {
             stop: CancellationToken::new(),
             places,
             started: AtomicBool::new(false),
+            token_key,
+            policy: Mutex::default(),
             tasks: Mutex::default(),
         })
     }
@@ -93,6 +108,10 @@ impl ApiServer {
         self.bootstrap().await.map_err(StartError::Bootstrap)?;
         self.spawn(self.clone().expire_events());
         self.spawn(self.clone().compact_history());
+        self.spawn(self.clone().aggregate_roles());
+        if let Some(pki) = self.config.signer.clone() {
+            self.spawn(self.clone().sign_certificates(pki));
+        }
         self.started.store(true, Ordering::Release);
         Ok(())
     }
@@ -121,7 +140,18 @@ impl ApiServer {
     }
 
     pub(crate) fn env(&self) -> Env<'_> {
-        Env { registry: &self.registry, caches: &self.caches, config: &self.config, now: self.now() }
+        Env {
+            registry: &self.registry,
+            caches: &self.caches,
+            config: &self.config,
+            now: self.now(),
+            caller: None,
+        }
+    }
+
+    /// The same on behalf of somebody.
+    pub(crate) fn env_of<'a>(&'a self, identity: &'a Identity, policy: &'a Policy) -> Env<'a> {
+        Env { caller: Some(Caller { identity, policy }), ..self.env() }
     }
 
     /// How long a watch without a timeout of its own lasts: spread, so that not all clients come back at once.
@@ -149,14 +179,14 @@ impl ApiServer {
     }
 
     async fn route(&self, parts: Parts, body: Body, identity: Identity) -> (Subject, Response<Body>) {
-        if identity.is_anonymous() && parts.headers.contains_key(AUTHORIZATION) {
-            // Tokens and passwords are not known here, and taking the bearer for nobody would only confuse.
-            return (Subject::default(), render::refusal(ApiError::unauthorized()));
-        }
+        let identity = match self.identify(identity, &parts.headers).await {
+            Ok(identity) => identity,
+            Err(refused) => return (Subject::default(), render::refusal(refused)),
+        };
         match path::parse(parts.uri.path()) {
             Target::Resource(path) => self.resource(path, parts, body, identity).await,
             Target::Other => {
-                let allowed = authorize::path(&identity, &parts.method, parts.uri.path());
+                let allowed = self.authorize_path(&identity, &parts.method, parts.uri.path());
                 let response = match allowed {
                     Ok(()) => self.other(&parts).await.unwrap_or_else(render::failure),
                     Err(refused) => render::refusal(refused),
@@ -164,6 +194,32 @@ impl ApiServer {
                 (Subject { verb: "get", ..Subject::default() }, response)
             }
         }
+    }
+
+    /// Who asks: by certificate, or by token; and whom the request is to be taken for.
+    async fn identify(&self, identity: Identity, headers: &HeaderMap) -> Result<Identity, ApiError> {
+        let mut identity = identity;
+        if identity.is_anonymous()
+            && let Some(header) = headers.get(AUTHORIZATION)
+        {
+            // Taking somebody whose credentials cannot be checked for nobody would only confuse.
+            let token =
+                header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default();
+            identity = match self.bearer(token.trim()) {
+                Some(identity) => identity,
+                None => {
+                    // What a fresh token is bound to may not have come here yet.
+                    self.refresh().await.map_err(Error::into_api)?;
+                    self.bearer(token.trim()).ok_or_else(ApiError::unauthorized)?
+                }
+            };
+        }
+        self.impersonate(identity, headers)
+    }
+
+    fn bearer(&self, token: &str) -> Option<Identity> {
+        let audiences = [self.config.issuer.clone()];
+        token::authenticate(&self.env(), &self.token_key, token, &audiences).map(|(identity, _)| identity)
     }
 
     async fn resource(
@@ -198,6 +254,7 @@ impl ApiServer {
         identity: Identity,
         verb: &str,
     ) -> Result<Response<Body>, Error> {
+        let selected = selected_name(&path, &params);
         let action = Action {
             verb,
             group: &path.group,
@@ -205,9 +262,13 @@ impl ApiServer {
             subresource: &path.subresource,
             // A namespace is in itself, as far as permissions go.
             namespace: if path.resource == "namespaces" { "" } else { &path.namespace },
-            name: &path.name,
+            name: selected.as_deref().unwrap_or(&path.name),
         };
-        authorize::resource(&identity, &action, row.as_deref())?;
+        if self.authorize(&identity, &action, row.as_deref()).is_err() {
+            // A refusal only counts on a state that is known not to be older than the request.
+            self.refresh().await?;
+            self.authorize(&identity, &action, row.as_deref())?;
+        }
         let Some(row) = row else { return Err(ApiError::unknown_path().into()) };
         self.filled().await?;
         let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
@@ -218,7 +279,7 @@ impl ApiServer {
         let stream = (row.kind.kind == "Pod").then(|| Stream::of(&path.subresource)).flatten();
         let mut parts = parts;
         let headers = std::mem::take(&mut parts.headers);
-        let call = Call { row, path, params, headers, output };
+        let call = Call { row, path, params, headers, output, identity };
         if let Some(stream) = stream {
             let reply = self.stream(&call, stream, parts, body).await?;
             return Ok(render::reply(&call, reply));
@@ -263,11 +324,21 @@ impl ApiServer {
             return Err(ApiError::unknown_path().into());
         }
         let limit = self.config.max_body;
+        if !kind.is_stored() {
+            return match (method, named) {
+                (&Method::POST, false) => self.review(call, body.read(limit).await?).await,
+                _ => Err(call.row.method_not_allowed(method.as_str()).into()),
+            };
+        }
         let part = match subresource {
             "" => Part::Main,
             "status" => Part::Status,
             "finalize" => Part::Finalize,
             "ephemeralcontainers" => Part::EphemeralContainers,
+            "approval" => Part::Approval,
+            "token" if *method == Method::POST => {
+                return self.issue_token(call, body.read(limit).await?).await;
+            }
             "scale" => {
                 return match *method {
                     Method::GET => self.get_scale(call).await,
@@ -297,4 +368,17 @@ impl ApiServer {
             _ => Err(call.row.method_not_allowed(method.as_str()).into()),
         }
     }
+}
+
+/// The one object that a list or watch is restricted to by a field selector.
+fn selected_name(path: &ResourcePath, params: &Params) -> Option<String> {
+    if !path.name.is_empty() {
+        return None;
+    }
+    let selector = FieldSelector::parse(params.get("fieldSelector")?).ok()?;
+    let mut names = selector
+        .requirements()
+        .iter()
+        .filter(|requirement| requirement.field == "metadata.name" && !requirement.negated);
+    names.next().map(|requirement| requirement.value.clone())
 }

@@ -21,6 +21,8 @@ pub struct Kind {
     pub namespaced: bool,
     /// Whether generation counts changes of the spec.
     pub has_generation: bool,
+    /// What can be done, in discovery's order.
+    pub verbs: &'static [&'static str],
     /// What can be asked of an object below its URL.
     pub subresources: &'static [Subresource],
 }
@@ -67,8 +69,12 @@ const CORE: Kind = Kind {
     categories: &[],
     namespaced: true,
     has_generation: false,
+    verbs: VERBS,
     subresources: &[],
 };
+
+/// Kinds that are questions: they are answered, not stored.
+const QUESTION: Kind = Kind { namespaced: false, verbs: &["create"], ..CORE };
 
 /// Namespaces.
 pub const NAMESPACE: Kind = Kind {
@@ -77,6 +83,8 @@ pub const NAMESPACE: Kind = Kind {
     singular: "namespace",
     short_names: &["ns"],
     namespaced: false,
+    // A namespace goes with all that is in it, which nobody should start for all namespaces at once.
+    verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
     subresources: &[
         Subresource { name: "finalize", group: "", version: "", kind: "Namespace", verbs: &["update"] },
         status("Namespace"),
@@ -150,6 +158,13 @@ pub const SERVICE_ACCOUNT: Kind = Kind {
     plural: "serviceaccounts",
     singular: "serviceaccount",
     short_names: &["sa"],
+    subresources: &[Subresource {
+        name: "token",
+        group: "authentication.k8s.io",
+        version: "v1",
+        kind: "TokenRequest",
+        verbs: &["create"],
+    }],
     ..CORE
 };
 
@@ -212,6 +227,100 @@ pub const PRIORITY_CLASS: Kind = Kind {
     ..CORE
 };
 
+/// Who a token is of.
+pub const TOKEN_REVIEW: Kind = Kind {
+    group: "authentication.k8s.io",
+    kind: "TokenReview",
+    plural: "tokenreviews",
+    singular: "tokenreview",
+    ..QUESTION
+};
+
+/// Who oneself is.
+pub const SELF_SUBJECT_REVIEW: Kind = Kind {
+    group: "authentication.k8s.io",
+    kind: "SelfSubjectReview",
+    plural: "selfsubjectreviews",
+    singular: "selfsubjectreview",
+    ..QUESTION
+};
+
+/// Whether somebody may do something.
+pub const SUBJECT_ACCESS_REVIEW: Kind = Kind {
+    group: "authorization.k8s.io",
+    kind: "SubjectAccessReview",
+    plural: "subjectaccessreviews",
+    singular: "subjectaccessreview",
+    ..QUESTION
+};
+
+/// The same within a namespace.
+pub const LOCAL_SUBJECT_ACCESS_REVIEW: Kind = Kind {
+    kind: "LocalSubjectAccessReview",
+    plural: "localsubjectaccessreviews",
+    singular: "localsubjectaccessreview",
+    namespaced: true,
+    ..SUBJECT_ACCESS_REVIEW
+};
+
+/// Whether oneself may do something.
+pub const SELF_SUBJECT_ACCESS_REVIEW: Kind = Kind {
+    kind: "SelfSubjectAccessReview",
+    plural: "selfsubjectaccessreviews",
+    singular: "selfsubjectaccessreview",
+    ..SUBJECT_ACCESS_REVIEW
+};
+
+/// All that oneself may do in a namespace.
+pub const SELF_SUBJECT_RULES_REVIEW: Kind = Kind {
+    kind: "SelfSubjectRulesReview",
+    plural: "selfsubjectrulesreviews",
+    singular: "selfsubjectrulesreview",
+    ..SUBJECT_ACCESS_REVIEW
+};
+
+/// Roles within a namespace.
+pub const ROLE: Kind =
+    Kind { group: "rbac.authorization.k8s.io", kind: "Role", plural: "roles", singular: "role", ..CORE };
+
+/// Who has a role within a namespace.
+pub const ROLE_BINDING: Kind =
+    Kind { kind: "RoleBinding", plural: "rolebindings", singular: "rolebinding", ..ROLE };
+
+/// Roles of the whole cluster.
+pub const CLUSTER_ROLE: Kind =
+    Kind { kind: "ClusterRole", plural: "clusterroles", singular: "clusterrole", namespaced: false, ..ROLE };
+
+/// Who has a role in the whole cluster.
+pub const CLUSTER_ROLE_BINDING: Kind = Kind {
+    kind: "ClusterRoleBinding",
+    plural: "clusterrolebindings",
+    singular: "clusterrolebinding",
+    namespaced: false,
+    ..ROLE
+};
+
+/// Requests for certificates.
+pub const CERTIFICATE_SIGNING_REQUEST: Kind = Kind {
+    group: "certificates.k8s.io",
+    kind: "CertificateSigningRequest",
+    plural: "certificatesigningrequests",
+    singular: "certificatesigningrequest",
+    short_names: &["csr"],
+    namespaced: false,
+    subresources: &[
+        Subresource {
+            name: "approval",
+            group: "",
+            version: "",
+            kind: "CertificateSigningRequest",
+            verbs: READ_WRITE,
+        },
+        status("CertificateSigningRequest"),
+    ],
+    ..CORE
+};
+
 /// Every served kind; groups in discovery's order, kinds in alphabetical order of their URL names.
 pub const KINDS: &[&Kind] = &[
     &CONFIG_MAP,
@@ -226,6 +335,17 @@ pub const KINDS: &[&Kind] = &[
     &DEPLOYMENT,
     &REPLICA_SET,
     &EVENTS_EVENT,
+    &SELF_SUBJECT_REVIEW,
+    &TOKEN_REVIEW,
+    &LOCAL_SUBJECT_ACCESS_REVIEW,
+    &SELF_SUBJECT_ACCESS_REVIEW,
+    &SELF_SUBJECT_RULES_REVIEW,
+    &SUBJECT_ACCESS_REVIEW,
+    &CERTIFICATE_SIGNING_REQUEST,
+    &CLUSTER_ROLE_BINDING,
+    &CLUSTER_ROLE,
+    &ROLE_BINDING,
+    &ROLE,
     &LEASE,
     &PRIORITY_CLASS,
     &ENDPOINT_SLICE,
@@ -248,12 +368,12 @@ impl Kind {
 
     /// What can be done with objects of this kind, in discovery's order.
     pub fn verbs(&self) -> &'static [&'static str] {
-        // A namespace goes with all that is in it, which nobody should start for all namespaces at once.
-        if *self == NAMESPACE {
-            &["create", "delete", "get", "list", "patch", "update", "watch"]
-        } else {
-            VERBS
-        }
+        self.verbs
+    }
+
+    /// Whether objects of this kind are kept, so that they can be listed and watched.
+    pub fn is_stored(&self) -> bool {
+        self.verbs.contains(&"list")
     }
 
     /// The subresource of this name.

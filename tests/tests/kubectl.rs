@@ -78,10 +78,71 @@ fn server_side_apply(cluster: &Cluster, version: &str) {
     kubectl(&["delete", "-f", &file]).ok();
 }
 
+/// Roles, tokens of accounts, impersonation, and a certificate for a new user.
+fn permissions(cluster: &Cluster, version: &str) {
+    let kubectl = |args: &[&str]| cluster.kubectl_version(version, args);
+    kubectl(&["create", "namespace", "guarded"]).ok();
+    kubectl(&["create", "serviceaccount", "robot", "-n", "guarded"]).ok();
+    let can = |args: &[&str]| {
+        let mut all = vec!["auth", "can-i", "--as=system:serviceaccount:guarded:robot", "-n", "guarded"];
+        all.extend_from_slice(args);
+        kubectl(&all).stdout.trim().to_owned()
+    };
+    assert_eq!(kubectl(&["auth", "can-i", "delete", "nodes"]).stdout.trim(), "yes");
+    assert_eq!(can(&["list", "pods"]), "no");
+    kubectl(&["create", "role", "reader", "--verb=get,list", "--resource=pods", "-n", "guarded"]).ok();
+    let bind = [
+        "create",
+        "rolebinding",
+        "reader",
+        "--role=reader",
+        "--serviceaccount=guarded:robot",
+        "-n",
+        "guarded",
+    ];
+    kubectl(&bind).ok();
+    assert_eq!(can(&["list", "pods"]), "yes");
+    assert_eq!(can(&["list", "secrets"]), "no");
+    assert!(can(&["--list"]).contains("selfsubjectaccessreviews"));
+    let refused = kubectl(&["get", "secrets", "-n", "guarded", "--as=jane"]);
+    let why = "User \"jane\" cannot list resource \"secrets\" in API group \"\" in the namespace \"guarded\"";
+    assert!(refused.stderr.contains(why), "{refused:?}");
+    let described = kubectl(&["describe", "clusterrole", "view"]).ok();
+    assert!(described.contains("deployments.apps"), "{described}");
+    if version != "1.20" {
+        let token = kubectl(&["create", "token", "robot", "-n", "guarded"]).ok();
+        let token = format!("--token={}", token.trim());
+        // A kubeconfig's certificate comes before a token, so only the server and its CA are taken from it.
+        let server =
+            kubectl(&["config", "view", "--raw", "-o", "jsonpath={.clusters[0].cluster.server}"]).ok();
+        let server = format!("--server={server}");
+        let bearer = |args: &[&str]| {
+            let mut command = cluster.kubectl_command(version);
+            command
+                .env("KUBECONFIG", "/dev/null")
+                .args([&token, &server, "--insecure-skip-tls-verify"])
+                .args(args);
+            let output = command.output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        assert!(
+            bearer(&["get", "pods", "-n", "guarded"]).0,
+            "{:?}",
+            bearer(&["get", "pods", "-n", "guarded"])
+        );
+        let (allowed, why) = bearer(&["get", "secrets", "-n", "guarded"]);
+        assert!(!allowed && why.contains("system:serviceaccount:guarded:robot"), "{why}");
+        let who = kubectl(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]);
+        assert_eq!(who.ok(), "admin");
+    }
+    kubectl(&["delete", "namespace", "guarded", "--timeout=60s"]).ok();
+}
+
 fn check(version: &str) {
     let cluster = Cluster::up();
     let kubectl = |args: &[&str]| cluster.kubectl_version(version, args);
     server_side_apply(&cluster, version);
+    permissions(&cluster, version);
     let file = cluster.machine.write("web.yaml", WEB);
     let file = file.to_str().unwrap();
 

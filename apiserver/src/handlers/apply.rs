@@ -75,7 +75,8 @@ impl ApiServer {
         }
         let uid = config["metadata"]["uid"].as_str().unwrap_or_default();
         self.write(row, &call.key(), write.dry_run, |current| {
-            let env = self.env();
+            let policy = self.policy();
+            let env = self.env_of(&call.identity, &policy);
             let live = shown(row, current)?;
             if live.is_none() && !may_create {
                 return Err(row.not_found(&call.path.name).into());

@@ -5,10 +5,10 @@ use http::StatusCode;
 use manifests::status::ApiError;
 
 use super::{Call, Reply};
-use crate::admission::namespace_lifecycle;
+use crate::admission::{self, namespace_lifecycle};
 use crate::error::Error;
 use crate::ownership::{Account, Writer};
-use crate::registry::{AnyObject, Claims, Env, Row};
+use crate::registry::{AnyObject, Claims, Env, Part, Row};
 use crate::request::content;
 use crate::request::params::WriteParams;
 use crate::server::ApiServer;
@@ -60,7 +60,8 @@ impl ApiServer {
         let mut warnings = Vec::new();
         let written = self
             .write(&call.row, &key, dry_run, |current| {
-                let env = self.env();
+                let policy = self.policy();
+                let env = self.env_of(&call.identity, &policy);
                 let decision = decide(&call.row, current, &*object, &env, Account::Of(writer))?;
                 if let Decision::Put(object, _) = &decision {
                     warnings = call.row.hooks.warnings(&**object);
@@ -100,6 +101,7 @@ pub(crate) fn decide(
     row.hooks.default(&mut *object);
     account.keep(&mut *object, None, env.now)?;
     row.hooks.prepare_create(&mut *object, env)?;
+    admission::admit(row, &*object, None, Part::Main, env)?;
     let errors = row.hooks.validate(&*object);
     if !errors.is_empty() {
         return Err(ApiError::invalid(row.kind.kind, row.kind.group, &name, &errors).into());

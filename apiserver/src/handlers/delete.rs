@@ -21,7 +21,7 @@ use manifests::status::{ApiError, success};
 use manifests::time::time;
 
 use super::{Call, ListReply, Reply};
-use crate::admission::namespace_lifecycle;
+use crate::admission::{namespace_lifecycle, node_restriction};
 use crate::error::Error;
 use crate::registry::{Env, Row};
 use crate::request::content;
@@ -86,6 +86,7 @@ impl DeleteParams {
 impl ApiServer {
     pub(crate) async fn delete(&self, call: &Call, body: Bytes) -> Result<Reply, Error> {
         let params = DeleteParams::parse(&call.params, &call.headers, &body)?;
+        self.admit_removal(call, "delete")?;
         let written = self.delete_one(&call.row, &call.key(), &call.path.name, &params).await?;
         if written.outcome == Outcome::Deleted && !call.row.hooks.traits().returns_deleted {
             return Ok(Reply::Status(Box::new(gone(&call.row, &call.path.name, &written))));
@@ -94,6 +95,19 @@ impl ApiServer {
         let waits = written.outcome != Outcome::Deleted && params.orphan == Some(false);
         let code = if waits { StatusCode::ACCEPTED } else { StatusCode::OK };
         Ok(Reply::Object { code, json: written.json, warnings: Vec::new() })
+    }
+
+    /// Whether the caller may remove this very object.
+    pub(crate) fn admit_removal(&self, call: &Call, verb: &str) -> Result<(), Error> {
+        let Some(node) = crate::rbac::node::name(&call.identity) else { return Ok(()) };
+        let Some(cached) = call.row.cache.get(&call.key()) else { return Ok(()) };
+        let object = call
+            .row
+            .hooks
+            .read(cached.json_bytes())
+            .map_err(|source| Error::Stored { key: call.key(), source })?;
+        node_restriction::admit_removal(node, &*object, verb)
+            .map_err(|why| call.row.forbidden(&call.path.name, &why).into())
     }
 
     pub(crate) async fn delete_one(

@@ -29,6 +29,7 @@ impl ApiServer {
         if eviction.metadata.name.as_deref() != Some(&call.path.name) {
             return Err(ApiError::bad_request("name in URL does not match name in Eviction object").into());
         }
+        self.admit_removal(call, "evict")?;
         let mut params = DeleteParams::from_options(eviction.delete_options.unwrap_or_default())?;
         params.dry_run |= write.dry_run;
         self.delete_one(&call.row, &call.key(), &call.path.name, &params).await?;

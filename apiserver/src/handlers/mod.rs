@@ -7,6 +7,7 @@ pub(crate) mod delete;
 pub(crate) mod eviction;
 pub(crate) mod list;
 pub(crate) mod patch;
+pub(crate) mod review;
 pub(crate) mod scale;
 pub(crate) mod update;
 pub(crate) mod watch;
@@ -18,6 +19,7 @@ use http::{HeaderMap, StatusCode};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 
 use crate::body::Body;
+use crate::identity::Identity;
 use crate::ownership::{Writer, manager_name};
 use crate::registry::Row;
 use crate::request::accept::Output;
@@ -33,6 +35,7 @@ pub(crate) struct Call {
     pub(crate) params: Params,
     pub(crate) headers: HeaderMap,
     pub(crate) output: Output,
+    pub(crate) identity: Identity,
 }
 
 impl Call {

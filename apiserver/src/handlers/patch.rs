@@ -52,7 +52,14 @@ impl ApiServer {
                 check_name(object.meta().name.as_deref(), &call.path.name)?;
                 metadata::match_namespace(object.meta_mut(), row.kind.namespaced, &call.path.namespace)?;
                 warnings = decoded.warnings;
-                decide(row, part, current, object, &self.env(), Account::Of(&writer))
+                decide(
+                    row,
+                    part,
+                    current,
+                    object,
+                    &self.env_of(&call.identity, &self.policy()),
+                    Account::Of(&writer),
+                )
             })
             .await?;
         Ok(Reply::Object { code: http::StatusCode::OK, json: written.json, warnings })

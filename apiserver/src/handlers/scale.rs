@@ -113,7 +113,14 @@ impl ApiServer {
                     new.meta_mut().uid = scale.metadata.uid;
                 }
                 set_replicas(&mut *new, replicas);
-                decide(row, Part::Main, current, new, &self.env(), Account::Of(&writer))
+                decide(
+                    row,
+                    Part::Main,
+                    current,
+                    new,
+                    &self.env_of(&call.identity, &self.policy()),
+                    Account::Of(&writer),
+                )
             })
             .await?;
         Ok(Reply::ok(self.scale_json(call, &written.json)?))

@@ -7,6 +7,7 @@ use manifests::status::ApiError;
 
 use super::create::decide as decide_create;
 use super::{Call, Reply};
+use crate::admission;
 use crate::error::Error;
 use crate::ownership::Account;
 use crate::registry::{AnyObject, Env, Part, Row};
@@ -30,7 +31,14 @@ impl ApiServer {
         let writer = call.writer(&write.manager);
         let written = self
             .write(&call.row, &call.key(), write.dry_run, |current| {
-                decide(&call.row, part, current, object.boxed(), &self.env(), Account::Of(&writer))
+                decide(
+                    &call.row,
+                    part,
+                    current,
+                    object.boxed(),
+                    &self.env_of(&call.identity, &self.policy()),
+                    Account::Of(&writer),
+                )
             })
             .await?;
         let code = if written.outcome == Outcome::Created { StatusCode::CREATED } else { StatusCode::OK };
@@ -90,6 +98,7 @@ pub(crate) fn decide(
     metadata::before_update(new.meta_mut(), old.meta());
     account.keep(&mut *new, Some(current), env.now)?;
     row.hooks.prepare_update(&mut *new, &**old, part, env)?;
+    admission::admit(row, &*new, Some(&**old), part, env)?;
     let errors = row.hooks.validate_update(&*new, &**old, part);
     if !errors.is_empty() {
         return Err(ApiError::invalid(row.kind.kind, row.kind.group, &name, &errors).into());

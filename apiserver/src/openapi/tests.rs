@@ -103,7 +103,7 @@ fn every_reference_leads_somewhere() {
 #[test]
 fn every_kind_is_found_by_its_patch_and_its_schema() {
     let v2 = json("/openapi/v2");
-    for kind in KINDS {
+    for kind in KINDS.iter().filter(|kind| kind.is_stored()) {
         let wanted = serde_json::json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
         let of = GroupVersion { group: kind.group, version: kind.version };
         let v3 = json(&format!("/openapi/v3/{}", of.path()));

@@ -33,7 +33,7 @@ const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The CA with its directory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pki {
     directory: PathBuf,
     ca_pem: String,
@@ -203,7 +203,19 @@ impl Pki {
         make().map_err(|source| PkiError::Issue { name: name.to_owned(), source })
     }
 
-    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, rcgen::Error> {
+    /// The file and text of the key that signs tokens; the first to ask makes it.
+    pub(crate) fn token_key(&self) -> Result<(PathBuf, String), PkiError> {
+        let path = self.directory.join("sa.key");
+        if let Some(key) = files::read(&path)? {
+            return Ok((path, key));
+        }
+        let make = |source| PkiError::Issue { name: "signing tokens".to_owned(), source };
+        let key = KeyPair::generate().map_err(make)?.serialize_pem();
+        files::write_private(&path, key.as_bytes())?;
+        Ok((path, key))
+    }
+
+    pub(crate) fn issuer(&self) -> Result<Issuer<'static, KeyPair>, rcgen::Error> {
         // Who has no key gets what an empty file gets.
         Issuer::from_ca_cert_pem(
             &self.ca_pem,

@@ -6,8 +6,11 @@ use super::message::{Message, Type::*, field as f, inline, list, map, zero as z}
 
 /// Bodies by the apiVersion and kind that their envelope names; no apiVersion stands for any.
 pub(super) const ROOTS: &[(&str, &str, &Message)] = &[
+    ("apps/v1", "ControllerRevision", &APPS_V1_CONTROLLER_REVISION),
+    ("apps/v1", "DaemonSet", &APPS_V1_DAEMON_SET),
     ("apps/v1", "Deployment", &APPS_V1_DEPLOYMENT),
     ("apps/v1", "ReplicaSet", &APPS_V1_REPLICA_SET),
+    ("apps/v1", "StatefulSet", &APPS_V1_STATEFUL_SET),
     ("authentication.k8s.io/v1", "TokenRequest", &AUTHENTICATION_V1_TOKEN_REQUEST),
     ("authentication.k8s.io/v1", "TokenReview", &AUTHENTICATION_V1_TOKEN_REVIEW),
     ("authentication.k8s.io/v1", "SelfSubjectReview", &AUTHENTICATION_V1_SELF_SUBJECT_REVIEW),
@@ -15,22 +18,49 @@ pub(super) const ROOTS: &[(&str, &str, &Message)] = &[
     ("authorization.k8s.io/v1", "SelfSubjectAccessReview", &AUTHORIZATION_V1_SELF_SUBJECT_ACCESS_REVIEW),
     ("authorization.k8s.io/v1", "SelfSubjectRulesReview", &AUTHORIZATION_V1_SELF_SUBJECT_RULES_REVIEW),
     ("authorization.k8s.io/v1", "SubjectAccessReview", &AUTHORIZATION_V1_SUBJECT_ACCESS_REVIEW),
+    ("autoscaling/v1", "HorizontalPodAutoscaler", &AUTOSCALING_V1_HORIZONTAL_POD_AUTOSCALER),
     ("autoscaling/v1", "Scale", &AUTOSCALING_V1_SCALE),
+    ("autoscaling/v2", "HorizontalPodAutoscaler", &AUTOSCALING_V2_HORIZONTAL_POD_AUTOSCALER),
+    ("batch/v1", "CronJob", &BATCH_V1_CRON_JOB),
+    ("batch/v1", "Job", &BATCH_V1_JOB),
+    ("certificates.k8s.io/v1", "CertificateSigningRequest", &CERTIFICATES_V1_CERTIFICATE_SIGNING_REQUEST),
     ("coordination.k8s.io/v1", "Lease", &COORDINATION_V1_LEASE),
     ("v1", "Binding", &CORE_V1_BINDING),
     ("v1", "ConfigMap", &CORE_V1_CONFIG_MAP),
     ("v1", "Endpoints", &CORE_V1_ENDPOINTS),
     ("v1", "Event", &CORE_V1_EVENT),
+    ("v1", "LimitRange", &CORE_V1_LIMIT_RANGE),
     ("v1", "Namespace", &CORE_V1_NAMESPACE),
     ("v1", "Node", &CORE_V1_NODE),
+    ("v1", "PersistentVolume", &CORE_V1_PERSISTENT_VOLUME),
+    ("v1", "PersistentVolumeClaim", &CORE_V1_PERSISTENT_VOLUME_CLAIM),
     ("v1", "Pod", &CORE_V1_POD),
+    ("v1", "PodTemplate", &CORE_V1_POD_TEMPLATE),
+    ("v1", "ReplicationController", &CORE_V1_REPLICATION_CONTROLLER),
+    ("v1", "ResourceQuota", &CORE_V1_RESOURCE_QUOTA),
     ("v1", "Secret", &CORE_V1_SECRET),
     ("v1", "Service", &CORE_V1_SERVICE),
     ("v1", "ServiceAccount", &CORE_V1_SERVICE_ACCOUNT),
     ("discovery.k8s.io/v1", "EndpointSlice", &DISCOVERY_V1_ENDPOINT_SLICE),
     ("events.k8s.io/v1", "Event", &EVENTS_V1_EVENT),
+    ("flowcontrol.apiserver.k8s.io/v1", "FlowSchema", &FLOWCONTROL_V1_FLOW_SCHEMA),
+    ("flowcontrol.apiserver.k8s.io/v1", "PriorityLevelConfiguration", &FLOWCONTROL_V1_PRIORITY_LEVEL_CONFIGURATION),
+    ("networking.k8s.io/v1", "Ingress", &NETWORKING_V1_INGRESS),
+    ("networking.k8s.io/v1", "IngressClass", &NETWORKING_V1_INGRESS_CLASS),
+    ("networking.k8s.io/v1", "NetworkPolicy", &NETWORKING_V1_NETWORK_POLICY),
+    ("node.k8s.io/v1", "RuntimeClass", &NODE_V1_RUNTIME_CLASS),
     ("policy/v1", "Eviction", &POLICY_V1_EVICTION),
+    ("policy/v1", "PodDisruptionBudget", &POLICY_V1_POD_DISRUPTION_BUDGET),
+    ("rbac.authorization.k8s.io/v1", "ClusterRole", &RBAC_V1_CLUSTER_ROLE),
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", &RBAC_V1_CLUSTER_ROLE_BINDING),
+    ("rbac.authorization.k8s.io/v1", "Role", &RBAC_V1_ROLE),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding", &RBAC_V1_ROLE_BINDING),
     ("scheduling.k8s.io/v1", "PriorityClass", &SCHEDULING_V1_PRIORITY_CLASS),
+    ("storage.k8s.io/v1", "CSIDriver", &STORAGE_V1_CSI_DRIVER),
+    ("storage.k8s.io/v1", "CSINode", &STORAGE_V1_CSI_NODE),
+    ("storage.k8s.io/v1", "CSIStorageCapacity", &STORAGE_V1_CSI_STORAGE_CAPACITY),
+    ("storage.k8s.io/v1", "StorageClass", &STORAGE_V1_STORAGE_CLASS),
+    ("storage.k8s.io/v1", "VolumeAttachment", &STORAGE_V1_VOLUME_ATTACHMENT),
     ("", "CreateOptions", &META_V1_CREATE_OPTIONS),
     ("", "DeleteOptions", &META_V1_DELETE_OPTIONS),
     ("", "GetOptions", &META_V1_GET_OPTIONS),
@@ -40,6 +70,12 @@ pub(super) const ROOTS: &[(&str, &str, &Message)] = &[
     ("", "UpdateOptions", &META_V1_UPDATE_OPTIONS),
 ];
 
+static APPS_V1_CONTROLLER_REVISION: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "data", Raw), f(3, "revision", Int)]);
+static APPS_V1_DAEMON_SET: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&APPS_V1_DAEMON_SET_SPEC)), f(3, "status", Object(&APPS_V1_DAEMON_SET_STATUS))]);
+static APPS_V1_DAEMON_SET_CONDITION: Message = Message(&[f(1, "type", String), f(2, "status", String), z(3, "lastTransitionTime", Time), z(4, "reason", String), z(5, "message", String)]);
+static APPS_V1_DAEMON_SET_SPEC: Message = Message(&[f(1, "selector", Object(&META_V1_LABEL_SELECTOR)), f(2, "template", Object(&CORE_V1_POD_TEMPLATE_SPEC)), f(3, "updateStrategy", Object(&APPS_V1_DAEMON_SET_UPDATE_STRATEGY)), z(4, "minReadySeconds", Int), f(6, "revisionHistoryLimit", Int)]);
+static APPS_V1_DAEMON_SET_STATUS: Message = Message(&[f(1, "currentNumberScheduled", Int), f(2, "numberMisscheduled", Int), f(3, "desiredNumberScheduled", Int), f(4, "numberReady", Int), z(5, "observedGeneration", Int), z(6, "updatedNumberScheduled", Int), z(7, "numberAvailable", Int), z(8, "numberUnavailable", Int), f(9, "collisionCount", Int), list(10, "conditions", Object(&APPS_V1_DAEMON_SET_CONDITION))]);
+static APPS_V1_DAEMON_SET_UPDATE_STRATEGY: Message = Message(&[z(1, "type", String), f(2, "rollingUpdate", Object(&APPS_V1_ROLLING_UPDATE_DAEMON_SET))]);
 static APPS_V1_DEPLOYMENT: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&APPS_V1_DEPLOYMENT_SPEC)), f(3, "status", Object(&APPS_V1_DEPLOYMENT_STATUS))]);
 static APPS_V1_DEPLOYMENT_CONDITION: Message = Message(&[f(1, "type", String), f(2, "status", String), z(6, "lastUpdateTime", Time), z(7, "lastTransitionTime", Time), z(4, "reason", String), z(5, "message", String)]);
 static APPS_V1_DEPLOYMENT_SPEC: Message = Message(&[f(1, "replicas", Int), f(2, "selector", Object(&META_V1_LABEL_SELECTOR)), f(3, "template", Object(&CORE_V1_POD_TEMPLATE_SPEC)), f(4, "strategy", Object(&APPS_V1_DEPLOYMENT_STRATEGY)), z(5, "minReadySeconds", Int), f(6, "revisionHistoryLimit", Int), z(7, "paused", Bool), f(9, "progressDeadlineSeconds", Int)]);
@@ -49,7 +85,16 @@ static APPS_V1_REPLICA_SET: Message = Message(&[f(1, "metadata", Object(&META_V1
 static APPS_V1_REPLICA_SET_CONDITION: Message = Message(&[f(1, "type", String), f(2, "status", String), z(3, "lastTransitionTime", Time), z(4, "reason", String), z(5, "message", String)]);
 static APPS_V1_REPLICA_SET_SPEC: Message = Message(&[f(1, "replicas", Int), z(4, "minReadySeconds", Int), f(2, "selector", Object(&META_V1_LABEL_SELECTOR)), f(3, "template", Object(&CORE_V1_POD_TEMPLATE_SPEC))]);
 static APPS_V1_REPLICA_SET_STATUS: Message = Message(&[f(1, "replicas", Int), z(2, "fullyLabeledReplicas", Int), z(4, "readyReplicas", Int), z(5, "availableReplicas", Int), f(7, "terminatingReplicas", Int), z(3, "observedGeneration", Int), list(6, "conditions", Object(&APPS_V1_REPLICA_SET_CONDITION))]);
+static APPS_V1_ROLLING_UPDATE_DAEMON_SET: Message = Message(&[f(1, "maxUnavailable", IntOrString), f(2, "maxSurge", IntOrString)]);
 static APPS_V1_ROLLING_UPDATE_DEPLOYMENT: Message = Message(&[f(1, "maxUnavailable", IntOrString), f(2, "maxSurge", IntOrString)]);
+static APPS_V1_ROLLING_UPDATE_STATEFUL_SET_STRATEGY: Message = Message(&[f(1, "partition", Int), f(2, "maxUnavailable", IntOrString)]);
+static APPS_V1_STATEFUL_SET: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&APPS_V1_STATEFUL_SET_SPEC)), f(3, "status", Object(&APPS_V1_STATEFUL_SET_STATUS))]);
+static APPS_V1_STATEFUL_SET_CONDITION: Message = Message(&[f(1, "type", String), f(2, "status", String), z(3, "lastTransitionTime", Time), z(4, "reason", String), z(5, "message", String)]);
+static APPS_V1_STATEFUL_SET_ORDINALS: Message = Message(&[f(1, "start", Int)]);
+static APPS_V1_STATEFUL_SET_PERSISTENT_VOLUME_CLAIM_RETENTION_POLICY: Message = Message(&[z(1, "whenDeleted", String), z(2, "whenScaled", String)]);
+static APPS_V1_STATEFUL_SET_SPEC: Message = Message(&[f(1, "replicas", Int), f(2, "selector", Object(&META_V1_LABEL_SELECTOR)), f(3, "template", Object(&CORE_V1_POD_TEMPLATE_SPEC)), list(4, "volumeClaimTemplates", Object(&CORE_V1_PERSISTENT_VOLUME_CLAIM)), f(5, "serviceName", String), z(6, "podManagementPolicy", String), f(7, "updateStrategy", Object(&APPS_V1_STATEFUL_SET_UPDATE_STRATEGY)), f(8, "revisionHistoryLimit", Int), z(9, "minReadySeconds", Int), f(10, "persistentVolumeClaimRetentionPolicy", Object(&APPS_V1_STATEFUL_SET_PERSISTENT_VOLUME_CLAIM_RETENTION_POLICY)), f(11, "ordinals", Object(&APPS_V1_STATEFUL_SET_ORDINALS))]);
+static APPS_V1_STATEFUL_SET_STATUS: Message = Message(&[z(1, "observedGeneration", Int), f(2, "replicas", Int), z(3, "readyReplicas", Int), z(4, "currentReplicas", Int), z(5, "updatedReplicas", Int), z(6, "currentRevision", String), z(7, "updateRevision", String), f(9, "collisionCount", Int), list(10, "conditions", Object(&APPS_V1_STATEFUL_SET_CONDITION)), f(11, "availableReplicas", Int)]);
+static APPS_V1_STATEFUL_SET_UPDATE_STRATEGY: Message = Message(&[z(1, "type", String), f(2, "rollingUpdate", Object(&APPS_V1_ROLLING_UPDATE_STATEFUL_SET_STRATEGY))]);
 static AUTHENTICATION_V1_BOUND_OBJECT_REFERENCE: Message = Message(&[z(1, "kind", String), z(2, "apiVersion", String), z(3, "name", String), z(4, "uid", String)]);
 static AUTHENTICATION_V1_SELF_SUBJECT_REVIEW: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "status", Object(&AUTHENTICATION_V1_SELF_SUBJECT_REVIEW_STATUS))]);
 static AUTHENTICATION_V1_SELF_SUBJECT_REVIEW_STATUS: Message = Message(&[f(1, "userInfo", Object(&AUTHENTICATION_V1_USER_INFO))]);
@@ -75,9 +120,56 @@ static AUTHORIZATION_V1_SUBJECT_ACCESS_REVIEW: Message = Message(&[f(1, "metadat
 static AUTHORIZATION_V1_SUBJECT_ACCESS_REVIEW_SPEC: Message = Message(&[f(1, "resourceAttributes", Object(&AUTHORIZATION_V1_RESOURCE_ATTRIBUTES)), f(2, "nonResourceAttributes", Object(&AUTHORIZATION_V1_NON_RESOURCE_ATTRIBUTES)), z(3, "user", String), list(4, "groups", String), map(5, "extra", StringList), z(6, "uid", String)]);
 static AUTHORIZATION_V1_SUBJECT_ACCESS_REVIEW_STATUS: Message = Message(&[f(1, "allowed", Bool), z(4, "denied", Bool), z(2, "reason", String), z(3, "evaluationError", String)]);
 static AUTHORIZATION_V1_SUBJECT_RULES_REVIEW_STATUS: Message = Message(&[list(1, "resourceRules", Object(&AUTHORIZATION_V1_RESOURCE_RULE)), list(2, "nonResourceRules", Object(&AUTHORIZATION_V1_NON_RESOURCE_RULE)), f(3, "incomplete", Bool), z(4, "evaluationError", String)]);
+static AUTOSCALING_V1_CROSS_VERSION_OBJECT_REFERENCE: Message = Message(&[f(1, "kind", String), f(2, "name", String), z(3, "apiVersion", String)]);
+static AUTOSCALING_V1_HORIZONTAL_POD_AUTOSCALER: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&AUTOSCALING_V1_HORIZONTAL_POD_AUTOSCALER_SPEC)), f(3, "status", Object(&AUTOSCALING_V1_HORIZONTAL_POD_AUTOSCALER_STATUS))]);
+static AUTOSCALING_V1_HORIZONTAL_POD_AUTOSCALER_SPEC: Message = Message(&[f(1, "scaleTargetRef", Object(&AUTOSCALING_V1_CROSS_VERSION_OBJECT_REFERENCE)), f(2, "minReplicas", Int), f(3, "maxReplicas", Int), f(4, "targetCPUUtilizationPercentage", Int)]);
+static AUTOSCALING_V1_HORIZONTAL_POD_AUTOSCALER_STATUS: Message = Message(&[f(1, "observedGeneration", Int), f(2, "lastScaleTime", Time), f(3, "currentReplicas", Int), f(4, "desiredReplicas", Int), f(5, "currentCPUUtilizationPercentage", Int)]);
 static AUTOSCALING_V1_SCALE: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&AUTOSCALING_V1_SCALE_SPEC)), f(3, "status", Object(&AUTOSCALING_V1_SCALE_STATUS))]);
 static AUTOSCALING_V1_SCALE_SPEC: Message = Message(&[z(1, "replicas", Int)]);
 static AUTOSCALING_V1_SCALE_STATUS: Message = Message(&[f(1, "replicas", Int), z(2, "selector", String)]);
+static AUTOSCALING_V2_CONTAINER_RESOURCE_METRIC_SOURCE: Message = Message(&[f(1, "name", String), f(2, "target", Object(&AUTOSCALING_V2_METRIC_TARGET)), f(3, "container", String)]);
+static AUTOSCALING_V2_CONTAINER_RESOURCE_METRIC_STATUS: Message = Message(&[f(1, "name", String), f(2, "current", Object(&AUTOSCALING_V2_METRIC_VALUE_STATUS)), f(3, "container", String)]);
+static AUTOSCALING_V2_CROSS_VERSION_OBJECT_REFERENCE: Message = Message(&[f(1, "kind", String), f(2, "name", String), z(3, "apiVersion", String)]);
+static AUTOSCALING_V2_EXTERNAL_METRIC_SOURCE: Message = Message(&[f(1, "metric", Object(&AUTOSCALING_V2_METRIC_IDENTIFIER)), f(2, "target", Object(&AUTOSCALING_V2_METRIC_TARGET))]);
+static AUTOSCALING_V2_EXTERNAL_METRIC_STATUS: Message = Message(&[f(1, "metric", Object(&AUTOSCALING_V2_METRIC_IDENTIFIER)), f(2, "current", Object(&AUTOSCALING_V2_METRIC_VALUE_STATUS))]);
+static AUTOSCALING_V2_HPA_SCALING_POLICY: Message = Message(&[f(1, "type", String), f(2, "value", Int), f(3, "periodSeconds", Int)]);
+static AUTOSCALING_V2_HPA_SCALING_RULES: Message = Message(&[f(3, "stabilizationWindowSeconds", Int), f(1, "selectPolicy", String), list(2, "policies", Object(&AUTOSCALING_V2_HPA_SCALING_POLICY)), f(4, "tolerance", Quantity)]);
+static AUTOSCALING_V2_HORIZONTAL_POD_AUTOSCALER: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&AUTOSCALING_V2_HORIZONTAL_POD_AUTOSCALER_SPEC)), f(3, "status", Object(&AUTOSCALING_V2_HORIZONTAL_POD_AUTOSCALER_STATUS))]);
+static AUTOSCALING_V2_HORIZONTAL_POD_AUTOSCALER_BEHAVIOR: Message = Message(&[f(1, "scaleUp", Object(&AUTOSCALING_V2_HPA_SCALING_RULES)), f(2, "scaleDown", Object(&AUTOSCALING_V2_HPA_SCALING_RULES))]);
+static AUTOSCALING_V2_HORIZONTAL_POD_AUTOSCALER_CONDITION: Message = Message(&[f(1, "type", String), f(2, "status", String), z(3, "lastTransitionTime", Time), z(4, "reason", String), z(5, "message", String), f(6, "observedGeneration", Int)]);
+static AUTOSCALING_V2_HORIZONTAL_POD_AUTOSCALER_SPEC: Message = Message(&[f(1, "scaleTargetRef", Object(&AUTOSCALING_V2_CROSS_VERSION_OBJECT_REFERENCE)), f(2, "minReplicas", Int), f(3, "maxReplicas", Int), list(4, "metrics", Object(&AUTOSCALING_V2_METRIC_SPEC)), f(5, "behavior", Object(&AUTOSCALING_V2_HORIZONTAL_POD_AUTOSCALER_BEHAVIOR))]);
+static AUTOSCALING_V2_HORIZONTAL_POD_AUTOSCALER_STATUS: Message = Message(&[f(1, "observedGeneration", Int), f(2, "lastScaleTime", Time), z(3, "currentReplicas", Int), f(4, "desiredReplicas", Int), list(5, "currentMetrics", Object(&AUTOSCALING_V2_METRIC_STATUS)), list(6, "conditions", Object(&AUTOSCALING_V2_HORIZONTAL_POD_AUTOSCALER_CONDITION))]);
+static AUTOSCALING_V2_METRIC_IDENTIFIER: Message = Message(&[f(1, "name", String), f(2, "selector", Object(&META_V1_LABEL_SELECTOR))]);
+static AUTOSCALING_V2_METRIC_SPEC: Message = Message(&[f(1, "type", String), f(2, "object", Object(&AUTOSCALING_V2_OBJECT_METRIC_SOURCE)), f(3, "pods", Object(&AUTOSCALING_V2_PODS_METRIC_SOURCE)), f(4, "resource", Object(&AUTOSCALING_V2_RESOURCE_METRIC_SOURCE)), f(7, "containerResource", Object(&AUTOSCALING_V2_CONTAINER_RESOURCE_METRIC_SOURCE)), f(5, "external", Object(&AUTOSCALING_V2_EXTERNAL_METRIC_SOURCE))]);
+static AUTOSCALING_V2_METRIC_STATUS: Message = Message(&[f(1, "type", String), f(2, "object", Object(&AUTOSCALING_V2_OBJECT_METRIC_STATUS)), f(3, "pods", Object(&AUTOSCALING_V2_PODS_METRIC_STATUS)), f(4, "resource", Object(&AUTOSCALING_V2_RESOURCE_METRIC_STATUS)), f(7, "containerResource", Object(&AUTOSCALING_V2_CONTAINER_RESOURCE_METRIC_STATUS)), f(5, "external", Object(&AUTOSCALING_V2_EXTERNAL_METRIC_STATUS))]);
+static AUTOSCALING_V2_METRIC_TARGET: Message = Message(&[f(1, "type", String), f(2, "value", Quantity), f(3, "averageValue", Quantity), f(4, "averageUtilization", Int)]);
+static AUTOSCALING_V2_METRIC_VALUE_STATUS: Message = Message(&[f(1, "value", Quantity), f(2, "averageValue", Quantity), f(3, "averageUtilization", Int)]);
+static AUTOSCALING_V2_OBJECT_METRIC_SOURCE: Message = Message(&[f(1, "describedObject", Object(&AUTOSCALING_V2_CROSS_VERSION_OBJECT_REFERENCE)), f(2, "target", Object(&AUTOSCALING_V2_METRIC_TARGET)), f(3, "metric", Object(&AUTOSCALING_V2_METRIC_IDENTIFIER))]);
+static AUTOSCALING_V2_OBJECT_METRIC_STATUS: Message = Message(&[f(1, "metric", Object(&AUTOSCALING_V2_METRIC_IDENTIFIER)), f(2, "current", Object(&AUTOSCALING_V2_METRIC_VALUE_STATUS)), f(3, "describedObject", Object(&AUTOSCALING_V2_CROSS_VERSION_OBJECT_REFERENCE))]);
+static AUTOSCALING_V2_PODS_METRIC_SOURCE: Message = Message(&[f(1, "metric", Object(&AUTOSCALING_V2_METRIC_IDENTIFIER)), f(2, "target", Object(&AUTOSCALING_V2_METRIC_TARGET))]);
+static AUTOSCALING_V2_PODS_METRIC_STATUS: Message = Message(&[f(1, "metric", Object(&AUTOSCALING_V2_METRIC_IDENTIFIER)), f(2, "current", Object(&AUTOSCALING_V2_METRIC_VALUE_STATUS))]);
+static AUTOSCALING_V2_RESOURCE_METRIC_SOURCE: Message = Message(&[f(1, "name", String), f(2, "target", Object(&AUTOSCALING_V2_METRIC_TARGET))]);
+static AUTOSCALING_V2_RESOURCE_METRIC_STATUS: Message = Message(&[f(1, "name", String), f(2, "current", Object(&AUTOSCALING_V2_METRIC_VALUE_STATUS))]);
+static BATCH_V1_CRON_JOB: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&BATCH_V1_CRON_JOB_SPEC)), f(3, "status", Object(&BATCH_V1_CRON_JOB_STATUS))]);
+static BATCH_V1_CRON_JOB_SPEC: Message = Message(&[f(1, "schedule", String), f(8, "timeZone", String), f(2, "startingDeadlineSeconds", Int), z(3, "concurrencyPolicy", String), f(4, "suspend", Bool), f(5, "jobTemplate", Object(&BATCH_V1_JOB_TEMPLATE_SPEC)), f(6, "successfulJobsHistoryLimit", Int), f(7, "failedJobsHistoryLimit", Int)]);
+static BATCH_V1_CRON_JOB_STATUS: Message = Message(&[list(1, "active", Object(&CORE_V1_OBJECT_REFERENCE)), f(4, "lastScheduleTime", Time), f(5, "lastSuccessfulTime", Time)]);
+static BATCH_V1_JOB: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&BATCH_V1_JOB_SPEC)), f(3, "status", Object(&BATCH_V1_JOB_STATUS))]);
+static BATCH_V1_JOB_CONDITION: Message = Message(&[f(1, "type", String), f(2, "status", String), z(3, "lastProbeTime", Time), z(4, "lastTransitionTime", Time), z(5, "reason", String), z(6, "message", String)]);
+static BATCH_V1_JOB_SCHEDULING_CONFIGURATION: Message = Message(&[f(1, "schedulingPolicy", Object(&SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_SCHEDULING_POLICY)), f(2, "schedulingConstraints", Object(&SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_SCHEDULING_CONSTRAINTS)), f(3, "disruptionMode", Object(&SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_DISRUPTION_MODE)), list(4, "resourceClaims", Object(&SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_RESOURCE_CLAIM))]);
+static BATCH_V1_JOB_SPEC: Message = Message(&[f(1, "parallelism", Int), f(2, "completions", Int), f(3, "activeDeadlineSeconds", Int), f(11, "podFailurePolicy", Object(&BATCH_V1_POD_FAILURE_POLICY)), f(16, "successPolicy", Object(&BATCH_V1_SUCCESS_POLICY)), f(7, "backoffLimit", Int), f(12, "backoffLimitPerIndex", Int), f(13, "maxFailedIndexes", Int), f(4, "selector", Object(&META_V1_LABEL_SELECTOR)), f(5, "manualSelector", Bool), f(6, "template", Object(&CORE_V1_POD_TEMPLATE_SPEC)), f(8, "ttlSecondsAfterFinished", Int), f(9, "completionMode", String), f(10, "suspend", Bool), f(14, "podReplacementPolicy", String), f(15, "managedBy", String), f(17, "scheduling", Object(&BATCH_V1_JOB_SCHEDULING_CONFIGURATION))]);
+static BATCH_V1_JOB_STATUS: Message = Message(&[list(1, "conditions", Object(&BATCH_V1_JOB_CONDITION)), f(2, "startTime", Time), f(3, "completionTime", Time), z(4, "active", Int), z(5, "succeeded", Int), z(6, "failed", Int), f(11, "terminating", Int), z(7, "completedIndexes", String), f(10, "failedIndexes", String), f(8, "uncountedTerminatedPods", Object(&BATCH_V1_UNCOUNTED_TERMINATED_PODS)), f(9, "ready", Int)]);
+static BATCH_V1_JOB_TEMPLATE_SPEC: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&BATCH_V1_JOB_SPEC))]);
+static BATCH_V1_POD_FAILURE_POLICY: Message = Message(&[list(1, "rules", Object(&BATCH_V1_POD_FAILURE_POLICY_RULE))]);
+static BATCH_V1_POD_FAILURE_POLICY_ON_EXIT_CODES_REQUIREMENT: Message = Message(&[f(1, "containerName", String), f(2, "operator", String), list(3, "values", Int)]);
+static BATCH_V1_POD_FAILURE_POLICY_ON_POD_CONDITIONS_PATTERN: Message = Message(&[f(1, "type", String), f(2, "status", String)]);
+static BATCH_V1_POD_FAILURE_POLICY_RULE: Message = Message(&[f(1, "action", String), f(2, "onExitCodes", Object(&BATCH_V1_POD_FAILURE_POLICY_ON_EXIT_CODES_REQUIREMENT)), list(3, "onPodConditions", Object(&BATCH_V1_POD_FAILURE_POLICY_ON_POD_CONDITIONS_PATTERN))]);
+static BATCH_V1_SUCCESS_POLICY: Message = Message(&[list(1, "rules", Object(&BATCH_V1_SUCCESS_POLICY_RULE))]);
+static BATCH_V1_SUCCESS_POLICY_RULE: Message = Message(&[f(1, "succeededIndexes", String), f(2, "succeededCount", Int)]);
+static BATCH_V1_UNCOUNTED_TERMINATED_PODS: Message = Message(&[list(1, "succeeded", String), list(2, "failed", String)]);
+static CERTIFICATES_V1_CERTIFICATE_SIGNING_REQUEST: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&CERTIFICATES_V1_CERTIFICATE_SIGNING_REQUEST_SPEC)), f(3, "status", Object(&CERTIFICATES_V1_CERTIFICATE_SIGNING_REQUEST_STATUS))]);
+static CERTIFICATES_V1_CERTIFICATE_SIGNING_REQUEST_CONDITION: Message = Message(&[f(1, "type", String), f(6, "status", String), z(2, "reason", String), z(3, "message", String), z(4, "lastUpdateTime", Time), z(5, "lastTransitionTime", Time)]);
+static CERTIFICATES_V1_CERTIFICATE_SIGNING_REQUEST_SPEC: Message = Message(&[f(1, "request", Bytes), f(7, "signerName", String), f(8, "expirationSeconds", Int), list(5, "usages", String), z(2, "username", String), z(3, "uid", String), list(4, "groups", String), map(6, "extra", StringList)]);
+static CERTIFICATES_V1_CERTIFICATE_SIGNING_REQUEST_STATUS: Message = Message(&[list(1, "conditions", Object(&CERTIFICATES_V1_CERTIFICATE_SIGNING_REQUEST_CONDITION)), z(2, "certificate", Bytes)]);
 static COORDINATION_V1_LEASE: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&COORDINATION_V1_LEASE_SPEC))]);
 static COORDINATION_V1_LEASE_SPEC: Message = Message(&[f(1, "holderIdentity", String), f(2, "leaseDurationSeconds", Int), f(3, "acquireTime", MicroTime), f(4, "renewTime", MicroTime), f(5, "leaseTransitions", Int), f(6, "strategy", String), f(7, "preferredHolder", String)]);
 static CORE_V1_AWS_ELASTIC_BLOCK_STORE_VOLUME_SOURCE: Message = Message(&[f(1, "volumeID", String), z(2, "fsType", String), z(3, "partition", Int), z(4, "readOnly", Bool)]);
@@ -85,11 +177,15 @@ static CORE_V1_AFFINITY: Message = Message(&[f(1, "nodeAffinity", Object(&CORE_V
 static CORE_V1_APP_ARMOR_PROFILE: Message = Message(&[f(1, "type", String), f(2, "localhostProfile", String)]);
 static CORE_V1_ATTACHED_VOLUME: Message = Message(&[f(1, "name", String), f(2, "devicePath", String)]);
 static CORE_V1_AZURE_DISK_VOLUME_SOURCE: Message = Message(&[f(1, "diskName", String), f(2, "diskURI", String), f(3, "cachingMode", String), f(4, "fsType", String), f(5, "readOnly", Bool), f(6, "kind", String)]);
+static CORE_V1_AZURE_FILE_PERSISTENT_VOLUME_SOURCE: Message = Message(&[f(1, "secretName", String), f(2, "shareName", String), z(3, "readOnly", Bool), f(4, "secretNamespace", String)]);
 static CORE_V1_AZURE_FILE_VOLUME_SOURCE: Message = Message(&[f(1, "secretName", String), f(2, "shareName", String), z(3, "readOnly", Bool)]);
 static CORE_V1_BINDING: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "target", Object(&CORE_V1_OBJECT_REFERENCE))]);
+static CORE_V1_CSI_PERSISTENT_VOLUME_SOURCE: Message = Message(&[f(1, "driver", String), f(2, "volumeHandle", String), z(3, "readOnly", Bool), z(4, "fsType", String), map(5, "volumeAttributes", String), f(6, "controllerPublishSecretRef", Object(&CORE_V1_SECRET_REFERENCE)), f(7, "nodeStageSecretRef", Object(&CORE_V1_SECRET_REFERENCE)), f(8, "nodePublishSecretRef", Object(&CORE_V1_SECRET_REFERENCE)), f(9, "controllerExpandSecretRef", Object(&CORE_V1_SECRET_REFERENCE)), f(10, "nodeExpandSecretRef", Object(&CORE_V1_SECRET_REFERENCE))]);
 static CORE_V1_CSI_VOLUME_SOURCE: Message = Message(&[f(1, "driver", String), f(2, "readOnly", Bool), f(3, "fsType", String), map(4, "volumeAttributes", String), f(5, "nodePublishSecretRef", Object(&CORE_V1_LOCAL_OBJECT_REFERENCE))]);
 static CORE_V1_CAPABILITIES: Message = Message(&[list(1, "add", String), list(2, "drop", String)]);
+static CORE_V1_CEPH_FS_PERSISTENT_VOLUME_SOURCE: Message = Message(&[list(1, "monitors", String), z(2, "path", String), z(3, "user", String), z(4, "secretFile", String), f(5, "secretRef", Object(&CORE_V1_SECRET_REFERENCE)), z(6, "readOnly", Bool)]);
 static CORE_V1_CEPH_FS_VOLUME_SOURCE: Message = Message(&[list(1, "monitors", String), z(2, "path", String), z(3, "user", String), z(4, "secretFile", String), f(5, "secretRef", Object(&CORE_V1_LOCAL_OBJECT_REFERENCE)), z(6, "readOnly", Bool)]);
+static CORE_V1_CINDER_PERSISTENT_VOLUME_SOURCE: Message = Message(&[f(1, "volumeID", String), z(2, "fsType", String), z(3, "readOnly", Bool), f(4, "secretRef", Object(&CORE_V1_SECRET_REFERENCE))]);
 static CORE_V1_CINDER_VOLUME_SOURCE: Message = Message(&[f(1, "volumeID", String), z(2, "fsType", String), z(3, "readOnly", Bool), f(4, "secretRef", Object(&CORE_V1_LOCAL_OBJECT_REFERENCE))]);
 static CORE_V1_CLIENT_IP_CONFIG: Message = Message(&[f(1, "timeoutSeconds", Int)]);
 static CORE_V1_CLUSTER_TRUST_BUNDLE_PROJECTION: Message = Message(&[f(1, "name", String), f(2, "signerName", String), f(3, "labelSelector", Object(&META_V1_LABEL_SELECTOR)), f(5, "optional", Bool), f(4, "path", String), f(6, "user", Int)]);
@@ -134,27 +230,35 @@ static CORE_V1_EVICTION_RESPONDER: Message = Message(&[f(1, "name", String), f(2
 static CORE_V1_EXEC_ACTION: Message = Message(&[list(1, "command", String)]);
 static CORE_V1_FC_VOLUME_SOURCE: Message = Message(&[list(1, "targetWWNs", String), f(2, "lun", Int), z(3, "fsType", String), z(4, "readOnly", Bool), list(5, "wwids", String)]);
 static CORE_V1_FILE_KEY_SELECTOR: Message = Message(&[f(1, "volumeName", String), f(2, "path", String), f(3, "key", String), f(4, "optional", Bool)]);
+static CORE_V1_FLEX_PERSISTENT_VOLUME_SOURCE: Message = Message(&[f(1, "driver", String), z(2, "fsType", String), f(3, "secretRef", Object(&CORE_V1_SECRET_REFERENCE)), z(4, "readOnly", Bool), map(5, "options", String)]);
 static CORE_V1_FLEX_VOLUME_SOURCE: Message = Message(&[f(1, "driver", String), z(2, "fsType", String), f(3, "secretRef", Object(&CORE_V1_LOCAL_OBJECT_REFERENCE)), z(4, "readOnly", Bool), map(5, "options", String)]);
 static CORE_V1_FLOCKER_VOLUME_SOURCE: Message = Message(&[z(1, "datasetName", String), z(2, "datasetUUID", String)]);
 static CORE_V1_GCE_PERSISTENT_DISK_VOLUME_SOURCE: Message = Message(&[f(1, "pdName", String), z(2, "fsType", String), z(3, "partition", Int), z(4, "readOnly", Bool)]);
 static CORE_V1_GRPC_ACTION: Message = Message(&[f(1, "port", Int), f(2, "service", String), f(3, "mode", String)]);
 static CORE_V1_GIT_REPO_VOLUME_SOURCE: Message = Message(&[f(1, "repository", String), z(2, "revision", String), z(3, "directory", String)]);
+static CORE_V1_GLUSTERFS_PERSISTENT_VOLUME_SOURCE: Message = Message(&[f(1, "endpoints", String), f(2, "path", String), z(3, "readOnly", Bool), f(4, "endpointsNamespace", String)]);
 static CORE_V1_GLUSTERFS_VOLUME_SOURCE: Message = Message(&[f(1, "endpoints", String), f(2, "path", String), z(3, "readOnly", Bool)]);
 static CORE_V1_HTTP_GET_ACTION: Message = Message(&[z(1, "path", String), f(2, "port", IntOrString), z(3, "host", String), z(4, "scheme", String), list(5, "httpHeaders", Object(&CORE_V1_HTTP_HEADER)), f(6, "protocol", String)]);
 static CORE_V1_HTTP_HEADER: Message = Message(&[f(1, "name", String), f(2, "value", String)]);
 static CORE_V1_HOST_ALIAS: Message = Message(&[f(1, "ip", String), list(2, "hostnames", String)]);
 static CORE_V1_HOST_IP: Message = Message(&[f(1, "ip", String)]);
 static CORE_V1_HOST_PATH_VOLUME_SOURCE: Message = Message(&[f(1, "path", String), f(2, "type", String)]);
+static CORE_V1_ISCSI_PERSISTENT_VOLUME_SOURCE: Message = Message(&[f(1, "targetPortal", String), f(2, "iqn", String), f(3, "lun", Int), z(4, "iscsiInterface", String), z(5, "fsType", String), z(6, "readOnly", Bool), list(7, "portals", String), z(8, "chapAuthDiscovery", Bool), z(11, "chapAuthSession", Bool), f(10, "secretRef", Object(&CORE_V1_SECRET_REFERENCE)), f(12, "initiatorName", String)]);
 static CORE_V1_ISCSI_VOLUME_SOURCE: Message = Message(&[f(1, "targetPortal", String), f(2, "iqn", String), f(3, "lun", Int), z(4, "iscsiInterface", String), z(5, "fsType", String), z(6, "readOnly", Bool), list(7, "portals", String), z(8, "chapAuthDiscovery", Bool), z(11, "chapAuthSession", Bool), f(10, "secretRef", Object(&CORE_V1_LOCAL_OBJECT_REFERENCE)), f(12, "initiatorName", String)]);
 static CORE_V1_IMAGE_VOLUME_SOURCE: Message = Message(&[z(1, "reference", String), z(2, "pullPolicy", String)]);
 static CORE_V1_IMAGE_VOLUME_STATUS: Message = Message(&[z(1, "imageRef", String)]);
 static CORE_V1_KEY_TO_PATH: Message = Message(&[f(1, "key", String), f(2, "path", String), f(3, "mode", Int), f(4, "user", Int)]);
 static CORE_V1_LIFECYCLE: Message = Message(&[f(1, "postStart", Object(&CORE_V1_LIFECYCLE_HANDLER)), f(2, "preStop", Object(&CORE_V1_LIFECYCLE_HANDLER)), f(3, "stopSignal", String)]);
 static CORE_V1_LIFECYCLE_HANDLER: Message = Message(&[f(1, "exec", Object(&CORE_V1_EXEC_ACTION)), f(2, "httpGet", Object(&CORE_V1_HTTP_GET_ACTION)), f(3, "tcpSocket", Object(&CORE_V1_TCP_SOCKET_ACTION)), f(4, "sleep", Object(&CORE_V1_SLEEP_ACTION))]);
+static CORE_V1_LIMIT_RANGE: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&CORE_V1_LIMIT_RANGE_SPEC))]);
+static CORE_V1_LIMIT_RANGE_ITEM: Message = Message(&[f(1, "type", String), map(2, "max", Quantity), map(3, "min", Quantity), map(4, "default", Quantity), map(5, "defaultRequest", Quantity), map(6, "maxLimitRequestRatio", Quantity)]);
+static CORE_V1_LIMIT_RANGE_SPEC: Message = Message(&[list(1, "limits", Object(&CORE_V1_LIMIT_RANGE_ITEM))]);
 static CORE_V1_LINUX_CONTAINER_USER: Message = Message(&[f(1, "uid", Int), f(2, "gid", Int), list(3, "supplementalGroups", Int)]);
 static CORE_V1_LOAD_BALANCER_INGRESS: Message = Message(&[z(1, "ip", String), z(2, "hostname", String), f(3, "ipMode", String), list(4, "ports", Object(&CORE_V1_PORT_STATUS))]);
 static CORE_V1_LOAD_BALANCER_STATUS: Message = Message(&[list(1, "ingress", Object(&CORE_V1_LOAD_BALANCER_INGRESS))]);
 static CORE_V1_LOCAL_OBJECT_REFERENCE: Message = Message(&[z(1, "name", String)]);
+static CORE_V1_LOCAL_VOLUME_SOURCE: Message = Message(&[f(1, "path", String), f(2, "fsType", String)]);
+static CORE_V1_MODIFY_VOLUME_STATUS: Message = Message(&[z(1, "targetVolumeAttributesClassName", String), f(2, "status", String)]);
 static CORE_V1_NFS_VOLUME_SOURCE: Message = Message(&[f(1, "server", String), f(2, "path", String), z(3, "readOnly", Bool)]);
 static CORE_V1_NAMESPACE: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&CORE_V1_NAMESPACE_SPEC)), f(3, "status", Object(&CORE_V1_NAMESPACE_STATUS))]);
 static CORE_V1_NAMESPACE_CONDITION: Message = Message(&[f(1, "type", String), f(2, "status", String), z(4, "lastTransitionTime", Time), z(5, "reason", String), z(6, "message", String)]);
@@ -183,9 +287,16 @@ static CORE_V1_NODE_SWAP_STATUS: Message = Message(&[f(1, "capacity", Int)]);
 static CORE_V1_NODE_SYSTEM_INFO: Message = Message(&[f(1, "machineID", String), f(2, "systemUUID", String), f(3, "bootID", String), f(4, "kernelVersion", String), f(5, "osImage", String), f(6, "containerRuntimeVersion", String), f(7, "kubeletVersion", String), f(8, "kubeProxyVersion", String), f(9, "operatingSystem", String), f(10, "architecture", String), f(11, "swap", Object(&CORE_V1_NODE_SWAP_STATUS))]);
 static CORE_V1_OBJECT_FIELD_SELECTOR: Message = Message(&[z(1, "apiVersion", String), f(2, "fieldPath", String)]);
 static CORE_V1_OBJECT_REFERENCE: Message = Message(&[z(1, "kind", String), z(2, "namespace", String), z(3, "name", String), z(4, "uid", String), z(5, "apiVersion", String), z(6, "resourceVersion", String), z(7, "fieldPath", String)]);
+static CORE_V1_PERSISTENT_VOLUME: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&CORE_V1_PERSISTENT_VOLUME_SPEC)), f(3, "status", Object(&CORE_V1_PERSISTENT_VOLUME_STATUS))]);
+static CORE_V1_PERSISTENT_VOLUME_CLAIM: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&CORE_V1_PERSISTENT_VOLUME_CLAIM_SPEC)), f(3, "status", Object(&CORE_V1_PERSISTENT_VOLUME_CLAIM_STATUS))]);
+static CORE_V1_PERSISTENT_VOLUME_CLAIM_CONDITION: Message = Message(&[f(1, "type", String), f(2, "status", String), z(3, "lastProbeTime", Time), z(4, "lastTransitionTime", Time), z(5, "reason", String), z(6, "message", String)]);
 static CORE_V1_PERSISTENT_VOLUME_CLAIM_SPEC: Message = Message(&[list(1, "accessModes", String), f(4, "selector", Object(&META_V1_LABEL_SELECTOR)), f(2, "resources", Object(&CORE_V1_VOLUME_RESOURCE_REQUIREMENTS)), z(3, "volumeName", String), f(5, "storageClassName", String), f(6, "volumeMode", String), f(7, "dataSource", Object(&CORE_V1_TYPED_LOCAL_OBJECT_REFERENCE)), f(8, "dataSourceRef", Object(&CORE_V1_TYPED_OBJECT_REFERENCE)), f(9, "volumeAttributesClassName", String)]);
+static CORE_V1_PERSISTENT_VOLUME_CLAIM_STATUS: Message = Message(&[z(1, "phase", String), list(2, "accessModes", String), map(3, "capacity", Quantity), list(4, "conditions", Object(&CORE_V1_PERSISTENT_VOLUME_CLAIM_CONDITION)), map(5, "allocatedResources", Quantity), map(7, "allocatedResourceStatuses", String), f(8, "currentVolumeAttributesClassName", String), f(9, "modifyVolumeStatus", Object(&CORE_V1_MODIFY_VOLUME_STATUS)), f(10, "healthStatus", Object(&CORE_V1_VOLUME_HEALTH_STATUS))]);
 static CORE_V1_PERSISTENT_VOLUME_CLAIM_TEMPLATE: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&CORE_V1_PERSISTENT_VOLUME_CLAIM_SPEC))]);
 static CORE_V1_PERSISTENT_VOLUME_CLAIM_VOLUME_SOURCE: Message = Message(&[f(1, "claimName", String), z(2, "readOnly", Bool)]);
+static CORE_V1_PERSISTENT_VOLUME_SOURCE: Message = Message(&[f(1, "gcePersistentDisk", Object(&CORE_V1_GCE_PERSISTENT_DISK_VOLUME_SOURCE)), f(2, "awsElasticBlockStore", Object(&CORE_V1_AWS_ELASTIC_BLOCK_STORE_VOLUME_SOURCE)), f(3, "hostPath", Object(&CORE_V1_HOST_PATH_VOLUME_SOURCE)), f(4, "glusterfs", Object(&CORE_V1_GLUSTERFS_PERSISTENT_VOLUME_SOURCE)), f(5, "nfs", Object(&CORE_V1_NFS_VOLUME_SOURCE)), f(6, "rbd", Object(&CORE_V1_RBD_PERSISTENT_VOLUME_SOURCE)), f(7, "iscsi", Object(&CORE_V1_ISCSI_PERSISTENT_VOLUME_SOURCE)), f(8, "cinder", Object(&CORE_V1_CINDER_PERSISTENT_VOLUME_SOURCE)), f(9, "cephfs", Object(&CORE_V1_CEPH_FS_PERSISTENT_VOLUME_SOURCE)), f(10, "fc", Object(&CORE_V1_FC_VOLUME_SOURCE)), f(11, "flocker", Object(&CORE_V1_FLOCKER_VOLUME_SOURCE)), f(12, "flexVolume", Object(&CORE_V1_FLEX_PERSISTENT_VOLUME_SOURCE)), f(13, "azureFile", Object(&CORE_V1_AZURE_FILE_PERSISTENT_VOLUME_SOURCE)), f(14, "vsphereVolume", Object(&CORE_V1_VSPHERE_VIRTUAL_DISK_VOLUME_SOURCE)), f(15, "quobyte", Object(&CORE_V1_QUOBYTE_VOLUME_SOURCE)), f(16, "azureDisk", Object(&CORE_V1_AZURE_DISK_VOLUME_SOURCE)), f(17, "photonPersistentDisk", Object(&CORE_V1_PHOTON_PERSISTENT_DISK_VOLUME_SOURCE)), f(18, "portworxVolume", Object(&CORE_V1_PORTWORX_VOLUME_SOURCE)), f(19, "scaleIO", Object(&CORE_V1_SCALE_IO_PERSISTENT_VOLUME_SOURCE)), f(20, "local", Object(&CORE_V1_LOCAL_VOLUME_SOURCE)), f(21, "storageos", Object(&CORE_V1_STORAGE_OS_PERSISTENT_VOLUME_SOURCE)), f(22, "csi", Object(&CORE_V1_CSI_PERSISTENT_VOLUME_SOURCE))]);
+static CORE_V1_PERSISTENT_VOLUME_SPEC: Message = Message(&[map(1, "capacity", Quantity), inline(2, Object(&CORE_V1_PERSISTENT_VOLUME_SOURCE)), list(3, "accessModes", String), f(4, "claimRef", Object(&CORE_V1_OBJECT_REFERENCE)), z(5, "persistentVolumeReclaimPolicy", String), z(6, "storageClassName", String), list(7, "mountOptions", String), f(8, "volumeMode", String), f(9, "nodeAffinity", Object(&CORE_V1_VOLUME_NODE_AFFINITY)), f(10, "volumeAttributesClassName", String)]);
+static CORE_V1_PERSISTENT_VOLUME_STATUS: Message = Message(&[z(1, "phase", String), z(2, "message", String), z(3, "reason", String), f(4, "lastPhaseTransitionTime", Time)]);
 static CORE_V1_PHOTON_PERSISTENT_DISK_VOLUME_SOURCE: Message = Message(&[f(1, "pdID", String), z(2, "fsType", String)]);
 static CORE_V1_POD: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&CORE_V1_POD_SPEC)), f(3, "status", Object(&CORE_V1_POD_STATUS))]);
 static CORE_V1_POD_AFFINITY: Message = Message(&[list(1, "requiredDuringSchedulingIgnoredDuringExecution", Object(&CORE_V1_POD_AFFINITY_TERM)), list(2, "preferredDuringSchedulingIgnoredDuringExecution", Object(&CORE_V1_WEIGHTED_POD_AFFINITY_TERM))]);
@@ -206,6 +317,7 @@ static CORE_V1_POD_SCHEDULING_GROUP: Message = Message(&[f(1, "podGroupName", St
 static CORE_V1_POD_SECURITY_CONTEXT: Message = Message(&[f(1, "seLinuxOptions", Object(&CORE_V1_SE_LINUX_OPTIONS)), f(8, "windowsOptions", Object(&CORE_V1_WINDOWS_SECURITY_CONTEXT_OPTIONS)), f(2, "runAsUser", Int), f(6, "runAsGroup", Int), f(3, "runAsNonRoot", Bool), list(4, "supplementalGroups", Int), f(12, "supplementalGroupsPolicy", String), f(5, "fsGroup", Int), list(7, "sysctls", Object(&CORE_V1_SYSCTL)), f(9, "fsGroupChangePolicy", String), f(10, "seccompProfile", Object(&CORE_V1_SECCOMP_PROFILE)), f(11, "appArmorProfile", Object(&CORE_V1_APP_ARMOR_PROFILE)), f(13, "seLinuxChangePolicy", String)]);
 static CORE_V1_POD_SPEC: Message = Message(&[list(1, "volumes", Object(&CORE_V1_VOLUME)), list(20, "initContainers", Object(&CORE_V1_CONTAINER)), list(2, "containers", Object(&CORE_V1_CONTAINER)), list(34, "ephemeralContainers", Object(&CORE_V1_EPHEMERAL_CONTAINER)), z(3, "restartPolicy", String), f(4, "terminationGracePeriodSeconds", Int), f(5, "activeDeadlineSeconds", Int), z(6, "dnsPolicy", String), map(7, "nodeSelector", String), z(8, "serviceAccountName", String), z(9, "serviceAccount", String), f(21, "automountServiceAccountToken", Bool), z(10, "nodeName", String), z(11, "hostNetwork", Bool), z(12, "hostPID", Bool), z(13, "hostIPC", Bool), f(27, "shareProcessNamespace", Bool), f(14, "securityContext", Object(&CORE_V1_POD_SECURITY_CONTEXT)), list(15, "imagePullSecrets", Object(&CORE_V1_LOCAL_OBJECT_REFERENCE)), z(16, "hostname", String), z(17, "subdomain", String), f(18, "affinity", Object(&CORE_V1_AFFINITY)), z(19, "schedulerName", String), list(22, "tolerations", Object(&CORE_V1_TOLERATION)), list(23, "hostAliases", Object(&CORE_V1_HOST_ALIAS)), z(24, "priorityClassName", String), f(25, "priority", Int), f(26, "dnsConfig", Object(&CORE_V1_POD_DNS_CONFIG)), list(28, "readinessGates", Object(&CORE_V1_POD_READINESS_GATE)), f(29, "runtimeClassName", String), f(30, "enableServiceLinks", Bool), f(31, "preemptionPolicy", String), map(32, "overhead", Quantity), list(33, "topologySpreadConstraints", Object(&CORE_V1_TOPOLOGY_SPREAD_CONSTRAINT)), f(35, "setHostnameAsFQDN", Bool), f(36, "os", Object(&CORE_V1_POD_OS)), f(37, "hostUsers", Bool), list(38, "schedulingGates", Object(&CORE_V1_POD_SCHEDULING_GATE)), list(39, "resourceClaims", Object(&CORE_V1_POD_RESOURCE_CLAIM)), f(40, "resources", Object(&CORE_V1_RESOURCE_REQUIREMENTS)), f(41, "hostnameOverride", String), f(43, "schedulingGroup", Object(&CORE_V1_POD_SCHEDULING_GROUP)), list(44, "evictionResponders", Object(&CORE_V1_EVICTION_RESPONDER))]);
 static CORE_V1_POD_STATUS: Message = Message(&[z(17, "observedGeneration", Int), z(1, "phase", String), list(2, "conditions", Object(&CORE_V1_POD_CONDITION)), z(3, "message", String), z(4, "reason", String), z(11, "nominatedNodeName", String), z(5, "hostIP", String), list(16, "hostIPs", Object(&CORE_V1_HOST_IP)), z(6, "podIP", String), list(12, "podIPs", Object(&CORE_V1_POD_IP)), f(7, "startTime", Time), list(10, "initContainerStatuses", Object(&CORE_V1_CONTAINER_STATUS)), list(8, "containerStatuses", Object(&CORE_V1_CONTAINER_STATUS)), z(9, "qosClass", String), list(13, "ephemeralContainerStatuses", Object(&CORE_V1_CONTAINER_STATUS)), z(14, "resize", String), list(15, "resourceClaimStatuses", Object(&CORE_V1_POD_RESOURCE_CLAIM_STATUS)), f(18, "extendedResourceClaimStatus", Object(&CORE_V1_POD_EXTENDED_RESOURCE_CLAIM_STATUS)), map(19, "allocatedResources", Quantity), f(20, "resources", Object(&CORE_V1_RESOURCE_REQUIREMENTS)), list(21, "nodeAllocatableResourceClaimStatuses", Object(&CORE_V1_NODE_ALLOCATABLE_RESOURCE_CLAIM_STATUS)), list(22, "volumeHealth", Object(&CORE_V1_POD_VOLUME_HEALTH))]);
+static CORE_V1_POD_TEMPLATE: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "template", Object(&CORE_V1_POD_TEMPLATE_SPEC))]);
 static CORE_V1_POD_TEMPLATE_SPEC: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&CORE_V1_POD_SPEC))]);
 static CORE_V1_POD_VOLUME_HEALTH: Message = Message(&[f(1, "name", String), list(2, "healthConditions", Object(&CORE_V1_VOLUME_HEALTH_CONDITION)), z(3, "lastTransitionTime", Time)]);
 static CORE_V1_PORT_STATUS: Message = Message(&[f(1, "port", Int), f(2, "protocol", String), f(3, "error", String)]);
@@ -215,19 +327,31 @@ static CORE_V1_PROBE: Message = Message(&[inline(1, Object(&CORE_V1_PROBE_HANDLE
 static CORE_V1_PROBE_HANDLER: Message = Message(&[f(1, "exec", Object(&CORE_V1_EXEC_ACTION)), f(2, "httpGet", Object(&CORE_V1_HTTP_GET_ACTION)), f(3, "tcpSocket", Object(&CORE_V1_TCP_SOCKET_ACTION)), f(4, "grpc", Object(&CORE_V1_GRPC_ACTION))]);
 static CORE_V1_PROJECTED_VOLUME_SOURCE: Message = Message(&[list(1, "sources", Object(&CORE_V1_VOLUME_PROJECTION)), f(2, "defaultMode", Int), f(3, "defaultUser", Int)]);
 static CORE_V1_QUOBYTE_VOLUME_SOURCE: Message = Message(&[f(1, "registry", String), f(2, "volume", String), z(3, "readOnly", Bool), z(4, "user", String), z(5, "group", String), z(6, "tenant", String)]);
+static CORE_V1_RBD_PERSISTENT_VOLUME_SOURCE: Message = Message(&[list(1, "monitors", String), f(2, "image", String), z(3, "fsType", String), z(4, "pool", String), z(5, "user", String), z(6, "keyring", String), f(7, "secretRef", Object(&CORE_V1_SECRET_REFERENCE)), z(8, "readOnly", Bool)]);
 static CORE_V1_RBD_VOLUME_SOURCE: Message = Message(&[list(1, "monitors", String), f(2, "image", String), z(3, "fsType", String), z(4, "pool", String), z(5, "user", String), z(6, "keyring", String), f(7, "secretRef", Object(&CORE_V1_LOCAL_OBJECT_REFERENCE)), z(8, "readOnly", Bool)]);
+static CORE_V1_REPLICATION_CONTROLLER: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&CORE_V1_REPLICATION_CONTROLLER_SPEC)), f(3, "status", Object(&CORE_V1_REPLICATION_CONTROLLER_STATUS))]);
+static CORE_V1_REPLICATION_CONTROLLER_CONDITION: Message = Message(&[f(1, "type", String), f(2, "status", String), z(3, "lastTransitionTime", Time), z(4, "reason", String), z(5, "message", String)]);
+static CORE_V1_REPLICATION_CONTROLLER_SPEC: Message = Message(&[f(1, "replicas", Int), z(4, "minReadySeconds", Int), map(2, "selector", String), f(3, "template", Object(&CORE_V1_POD_TEMPLATE_SPEC))]);
+static CORE_V1_REPLICATION_CONTROLLER_STATUS: Message = Message(&[f(1, "replicas", Int), z(2, "fullyLabeledReplicas", Int), z(4, "readyReplicas", Int), z(5, "availableReplicas", Int), z(3, "observedGeneration", Int), list(6, "conditions", Object(&CORE_V1_REPLICATION_CONTROLLER_CONDITION))]);
 static CORE_V1_RESOURCE_CLAIM: Message = Message(&[f(1, "name", String), z(2, "request", String)]);
 static CORE_V1_RESOURCE_FIELD_SELECTOR: Message = Message(&[z(1, "containerName", String), f(2, "resource", String), z(3, "divisor", Quantity)]);
 static CORE_V1_RESOURCE_HEALTH: Message = Message(&[f(1, "resourceID", String), z(2, "health", String), f(6, "message", String)]);
+static CORE_V1_RESOURCE_QUOTA: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&CORE_V1_RESOURCE_QUOTA_SPEC)), f(3, "status", Object(&CORE_V1_RESOURCE_QUOTA_STATUS))]);
+static CORE_V1_RESOURCE_QUOTA_SPEC: Message = Message(&[map(1, "hard", Quantity), list(2, "scopes", String), f(3, "scopeSelector", Object(&CORE_V1_SCOPE_SELECTOR))]);
+static CORE_V1_RESOURCE_QUOTA_STATUS: Message = Message(&[map(1, "hard", Quantity), map(2, "used", Quantity)]);
 static CORE_V1_RESOURCE_REQUIREMENTS: Message = Message(&[map(1, "limits", Quantity), map(2, "requests", Quantity), list(3, "claims", Object(&CORE_V1_RESOURCE_CLAIM))]);
 static CORE_V1_RESOURCE_STATUS: Message = Message(&[f(1, "name", String), list(2, "resources", Object(&CORE_V1_RESOURCE_HEALTH))]);
 static CORE_V1_SE_LINUX_OPTIONS: Message = Message(&[z(1, "user", String), z(2, "role", String), z(3, "type", String), z(4, "level", String)]);
+static CORE_V1_SCALE_IO_PERSISTENT_VOLUME_SOURCE: Message = Message(&[f(1, "gateway", String), f(2, "system", String), f(3, "secretRef", Object(&CORE_V1_SECRET_REFERENCE)), z(4, "sslEnabled", Bool), z(5, "protectionDomain", String), z(6, "storagePool", String), z(7, "storageMode", String), z(8, "volumeName", String), z(9, "fsType", String), z(10, "readOnly", Bool)]);
 static CORE_V1_SCALE_IO_VOLUME_SOURCE: Message = Message(&[f(1, "gateway", String), f(2, "system", String), f(3, "secretRef", Object(&CORE_V1_LOCAL_OBJECT_REFERENCE)), z(4, "sslEnabled", Bool), z(5, "protectionDomain", String), z(6, "storagePool", String), z(7, "storageMode", String), z(8, "volumeName", String), z(9, "fsType", String), z(10, "readOnly", Bool)]);
+static CORE_V1_SCOPE_SELECTOR: Message = Message(&[list(1, "matchExpressions", Object(&CORE_V1_SCOPED_RESOURCE_SELECTOR_REQUIREMENT))]);
+static CORE_V1_SCOPED_RESOURCE_SELECTOR_REQUIREMENT: Message = Message(&[f(1, "scopeName", String), f(2, "operator", String), list(3, "values", String)]);
 static CORE_V1_SECCOMP_PROFILE: Message = Message(&[f(1, "type", String), f(2, "localhostProfile", String)]);
 static CORE_V1_SECRET: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(5, "immutable", Bool), map(2, "data", Bytes), map(4, "stringData", String), z(3, "type", String)]);
 static CORE_V1_SECRET_ENV_SOURCE: Message = Message(&[inline(1, Object(&CORE_V1_LOCAL_OBJECT_REFERENCE)), f(2, "optional", Bool)]);
 static CORE_V1_SECRET_KEY_SELECTOR: Message = Message(&[inline(1, Object(&CORE_V1_LOCAL_OBJECT_REFERENCE)), f(2, "key", String), f(3, "optional", Bool)]);
 static CORE_V1_SECRET_PROJECTION: Message = Message(&[inline(1, Object(&CORE_V1_LOCAL_OBJECT_REFERENCE)), list(2, "items", Object(&CORE_V1_KEY_TO_PATH)), f(4, "optional", Bool)]);
+static CORE_V1_SECRET_REFERENCE: Message = Message(&[z(1, "name", String), z(2, "namespace", String)]);
 static CORE_V1_SECRET_VOLUME_SOURCE: Message = Message(&[z(1, "secretName", String), list(2, "items", Object(&CORE_V1_KEY_TO_PATH)), f(3, "defaultMode", Int), f(4, "optional", Bool), f(5, "defaultUser", Int)]);
 static CORE_V1_SECURITY_CONTEXT: Message = Message(&[f(1, "capabilities", Object(&CORE_V1_CAPABILITIES)), f(2, "privileged", Bool), f(3, "seLinuxOptions", Object(&CORE_V1_SE_LINUX_OPTIONS)), f(10, "windowsOptions", Object(&CORE_V1_WINDOWS_SECURITY_CONTEXT_OPTIONS)), f(4, "runAsUser", Int), f(8, "runAsGroup", Int), f(5, "runAsNonRoot", Bool), f(6, "readOnlyRootFilesystem", Bool), f(7, "allowPrivilegeEscalation", Bool), f(9, "procMount", String), f(11, "seccompProfile", Object(&CORE_V1_SECCOMP_PROFILE)), f(12, "appArmorProfile", Object(&CORE_V1_APP_ARMOR_PROFILE))]);
 static CORE_V1_SERVICE: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&CORE_V1_SERVICE_SPEC)), f(3, "status", Object(&CORE_V1_SERVICE_STATUS))]);
@@ -238,19 +362,24 @@ static CORE_V1_SERVICE_SPEC: Message = Message(&[list(1, "ports", Object(&CORE_V
 static CORE_V1_SERVICE_STATUS: Message = Message(&[f(1, "loadBalancer", Object(&CORE_V1_LOAD_BALANCER_STATUS)), list(2, "conditions", Object(&META_V1_CONDITION))]);
 static CORE_V1_SESSION_AFFINITY_CONFIG: Message = Message(&[f(1, "clientIP", Object(&CORE_V1_CLIENT_IP_CONFIG))]);
 static CORE_V1_SLEEP_ACTION: Message = Message(&[f(1, "seconds", Int)]);
+static CORE_V1_STORAGE_OS_PERSISTENT_VOLUME_SOURCE: Message = Message(&[z(1, "volumeName", String), z(2, "volumeNamespace", String), z(3, "fsType", String), z(4, "readOnly", Bool), f(5, "secretRef", Object(&CORE_V1_OBJECT_REFERENCE))]);
 static CORE_V1_STORAGE_OS_VOLUME_SOURCE: Message = Message(&[z(1, "volumeName", String), z(2, "volumeNamespace", String), z(3, "fsType", String), z(4, "readOnly", Bool), f(5, "secretRef", Object(&CORE_V1_LOCAL_OBJECT_REFERENCE))]);
 static CORE_V1_SYSCTL: Message = Message(&[f(1, "name", String), f(2, "value", String)]);
 static CORE_V1_TCP_SOCKET_ACTION: Message = Message(&[f(1, "port", IntOrString), z(2, "host", String)]);
 static CORE_V1_TAINT: Message = Message(&[f(1, "key", String), z(2, "value", String), f(3, "effect", String), f(4, "timeAdded", Time)]);
 static CORE_V1_TOLERATION: Message = Message(&[z(1, "key", String), z(2, "operator", String), z(3, "value", String), z(4, "effect", String), f(5, "tolerationSeconds", Int)]);
+static CORE_V1_TOPOLOGY_SELECTOR_LABEL_REQUIREMENT: Message = Message(&[f(1, "key", String), list(2, "values", String)]);
+static CORE_V1_TOPOLOGY_SELECTOR_TERM: Message = Message(&[list(1, "matchLabelExpressions", Object(&CORE_V1_TOPOLOGY_SELECTOR_LABEL_REQUIREMENT))]);
 static CORE_V1_TOPOLOGY_SPREAD_CONSTRAINT: Message = Message(&[f(1, "maxSkew", Int), f(2, "topologyKey", String), f(3, "whenUnsatisfiable", String), f(4, "labelSelector", Object(&META_V1_LABEL_SELECTOR)), f(5, "minDomains", Int), f(6, "nodeAffinityPolicy", String), f(7, "nodeTaintsPolicy", String), list(8, "matchLabelKeys", String)]);
 static CORE_V1_TYPED_LOCAL_OBJECT_REFERENCE: Message = Message(&[f(1, "apiGroup", String), f(2, "kind", String), f(3, "name", String)]);
 static CORE_V1_TYPED_OBJECT_REFERENCE: Message = Message(&[f(1, "apiGroup", String), f(2, "kind", String), f(3, "name", String), f(4, "namespace", String)]);
 static CORE_V1_VOLUME: Message = Message(&[f(1, "name", String), inline(2, Object(&CORE_V1_VOLUME_SOURCE))]);
 static CORE_V1_VOLUME_DEVICE: Message = Message(&[f(1, "name", String), f(2, "devicePath", String)]);
 static CORE_V1_VOLUME_HEALTH_CONDITION: Message = Message(&[f(1, "status", String), f(2, "reason", String), z(3, "message", String)]);
+static CORE_V1_VOLUME_HEALTH_STATUS: Message = Message(&[list(1, "healthConditions", Object(&CORE_V1_VOLUME_HEALTH_CONDITION)), z(2, "lastTransitionTime", Time)]);
 static CORE_V1_VOLUME_MOUNT: Message = Message(&[f(1, "name", String), z(2, "readOnly", Bool), f(7, "recursiveReadOnly", String), f(3, "mountPath", String), z(4, "subPath", String), f(5, "mountPropagation", String), z(6, "subPathExpr", String), list(8, "bindMountOptions", String)]);
 static CORE_V1_VOLUME_MOUNT_STATUS: Message = Message(&[f(1, "name", String), f(2, "mountPath", String), z(3, "readOnly", Bool), f(4, "recursiveReadOnly", String), f(5, "volumeStatus", Object(&CORE_V1_VOLUME_STATUS))]);
+static CORE_V1_VOLUME_NODE_AFFINITY: Message = Message(&[f(1, "required", Object(&CORE_V1_NODE_SELECTOR))]);
 static CORE_V1_VOLUME_PROJECTION: Message = Message(&[f(1, "secret", Object(&CORE_V1_SECRET_PROJECTION)), f(2, "downwardAPI", Object(&CORE_V1_DOWNWARD_API_PROJECTION)), f(3, "configMap", Object(&CORE_V1_CONFIG_MAP_PROJECTION)), f(4, "serviceAccountToken", Object(&CORE_V1_SERVICE_ACCOUNT_TOKEN_PROJECTION)), f(5, "clusterTrustBundle", Object(&CORE_V1_CLUSTER_TRUST_BUNDLE_PROJECTION)), f(6, "podCertificate", Object(&CORE_V1_POD_CERTIFICATE_PROJECTION))]);
 static CORE_V1_VOLUME_RESOURCE_REQUIREMENTS: Message = Message(&[map(1, "limits", Quantity), map(2, "requests", Quantity)]);
 static CORE_V1_VOLUME_SOURCE: Message = Message(&[f(1, "hostPath", Object(&CORE_V1_HOST_PATH_VOLUME_SOURCE)), f(2, "emptyDir", Object(&CORE_V1_EMPTY_DIR_VOLUME_SOURCE)), f(3, "gcePersistentDisk", Object(&CORE_V1_GCE_PERSISTENT_DISK_VOLUME_SOURCE)), f(4, "awsElasticBlockStore", Object(&CORE_V1_AWS_ELASTIC_BLOCK_STORE_VOLUME_SOURCE)), f(5, "gitRepo", Object(&CORE_V1_GIT_REPO_VOLUME_SOURCE)), f(6, "secret", Object(&CORE_V1_SECRET_VOLUME_SOURCE)), f(7, "nfs", Object(&CORE_V1_NFS_VOLUME_SOURCE)), f(8, "iscsi", Object(&CORE_V1_ISCSI_VOLUME_SOURCE)), f(9, "glusterfs", Object(&CORE_V1_GLUSTERFS_VOLUME_SOURCE)), f(10, "persistentVolumeClaim", Object(&CORE_V1_PERSISTENT_VOLUME_CLAIM_VOLUME_SOURCE)), f(11, "rbd", Object(&CORE_V1_RBD_VOLUME_SOURCE)), f(12, "flexVolume", Object(&CORE_V1_FLEX_VOLUME_SOURCE)), f(13, "cinder", Object(&CORE_V1_CINDER_VOLUME_SOURCE)), f(14, "cephfs", Object(&CORE_V1_CEPH_FS_VOLUME_SOURCE)), f(15, "flocker", Object(&CORE_V1_FLOCKER_VOLUME_SOURCE)), f(16, "downwardAPI", Object(&CORE_V1_DOWNWARD_API_VOLUME_SOURCE)), f(17, "fc", Object(&CORE_V1_FC_VOLUME_SOURCE)), f(18, "azureFile", Object(&CORE_V1_AZURE_FILE_VOLUME_SOURCE)), f(19, "configMap", Object(&CORE_V1_CONFIG_MAP_VOLUME_SOURCE)), f(20, "vsphereVolume", Object(&CORE_V1_VSPHERE_VIRTUAL_DISK_VOLUME_SOURCE)), f(21, "quobyte", Object(&CORE_V1_QUOBYTE_VOLUME_SOURCE)), f(22, "azureDisk", Object(&CORE_V1_AZURE_DISK_VOLUME_SOURCE)), f(23, "photonPersistentDisk", Object(&CORE_V1_PHOTON_PERSISTENT_DISK_VOLUME_SOURCE)), f(26, "projected", Object(&CORE_V1_PROJECTED_VOLUME_SOURCE)), f(24, "portworxVolume", Object(&CORE_V1_PORTWORX_VOLUME_SOURCE)), f(25, "scaleIO", Object(&CORE_V1_SCALE_IO_VOLUME_SOURCE)), f(27, "storageos", Object(&CORE_V1_STORAGE_OS_VOLUME_SOURCE)), f(28, "csi", Object(&CORE_V1_CSI_VOLUME_SOURCE)), f(29, "ephemeral", Object(&CORE_V1_EPHEMERAL_VOLUME_SOURCE)), f(30, "image", Object(&CORE_V1_IMAGE_VOLUME_SOURCE))]);
@@ -267,8 +396,93 @@ static DISCOVERY_V1_FOR_NODE: Message = Message(&[f(1, "name", String)]);
 static DISCOVERY_V1_FOR_ZONE: Message = Message(&[f(1, "name", String)]);
 static EVENTS_V1_EVENT: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "eventTime", MicroTime), f(3, "series", Object(&EVENTS_V1_EVENT_SERIES)), z(4, "reportingController", String), z(5, "reportingInstance", String), z(6, "action", String), z(7, "reason", String), f(8, "regarding", Object(&CORE_V1_OBJECT_REFERENCE)), f(9, "related", Object(&CORE_V1_OBJECT_REFERENCE)), z(10, "note", String), z(11, "type", String), f(12, "deprecatedSource", Object(&CORE_V1_EVENT_SOURCE)), z(13, "deprecatedFirstTimestamp", Time), z(14, "deprecatedLastTimestamp", Time), z(15, "deprecatedCount", Int)]);
 static EVENTS_V1_EVENT_SERIES: Message = Message(&[f(1, "count", Int), f(2, "lastObservedTime", MicroTime)]);
+static FLOWCONTROL_V1_EXEMPT_PRIORITY_LEVEL_CONFIGURATION: Message = Message(&[f(1, "nominalConcurrencyShares", Int), f(2, "lendablePercent", Int)]);
+static FLOWCONTROL_V1_FLOW_DISTINGUISHER_METHOD: Message = Message(&[f(1, "type", String)]);
+static FLOWCONTROL_V1_FLOW_SCHEMA: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&FLOWCONTROL_V1_FLOW_SCHEMA_SPEC)), f(3, "status", Object(&FLOWCONTROL_V1_FLOW_SCHEMA_STATUS))]);
+static FLOWCONTROL_V1_FLOW_SCHEMA_CONDITION: Message = Message(&[z(1, "type", String), z(2, "status", String), z(3, "lastTransitionTime", Time), z(4, "reason", String), z(5, "message", String)]);
+static FLOWCONTROL_V1_FLOW_SCHEMA_SPEC: Message = Message(&[f(1, "priorityLevelConfiguration", Object(&FLOWCONTROL_V1_PRIORITY_LEVEL_CONFIGURATION_REFERENCE)), f(2, "matchingPrecedence", Int), f(3, "distinguisherMethod", Object(&FLOWCONTROL_V1_FLOW_DISTINGUISHER_METHOD)), list(4, "rules", Object(&FLOWCONTROL_V1_POLICY_RULES_WITH_SUBJECTS))]);
+static FLOWCONTROL_V1_FLOW_SCHEMA_STATUS: Message = Message(&[list(1, "conditions", Object(&FLOWCONTROL_V1_FLOW_SCHEMA_CONDITION))]);
+static FLOWCONTROL_V1_GROUP_SUBJECT: Message = Message(&[f(1, "name", String)]);
+static FLOWCONTROL_V1_LIMIT_RESPONSE: Message = Message(&[f(1, "type", String), f(2, "queuing", Object(&FLOWCONTROL_V1_QUEUING_CONFIGURATION))]);
+static FLOWCONTROL_V1_LIMITED_PRIORITY_LEVEL_CONFIGURATION: Message = Message(&[f(1, "nominalConcurrencyShares", Int), f(2, "limitResponse", Object(&FLOWCONTROL_V1_LIMIT_RESPONSE)), f(3, "lendablePercent", Int), f(4, "borrowingLimitPercent", Int)]);
+static FLOWCONTROL_V1_NON_RESOURCE_POLICY_RULE: Message = Message(&[list(1, "verbs", String), list(6, "nonResourceURLs", String)]);
+static FLOWCONTROL_V1_POLICY_RULES_WITH_SUBJECTS: Message = Message(&[list(1, "subjects", Object(&FLOWCONTROL_V1_SUBJECT)), list(2, "resourceRules", Object(&FLOWCONTROL_V1_RESOURCE_POLICY_RULE)), list(3, "nonResourceRules", Object(&FLOWCONTROL_V1_NON_RESOURCE_POLICY_RULE))]);
+static FLOWCONTROL_V1_PRIORITY_LEVEL_CONFIGURATION: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&FLOWCONTROL_V1_PRIORITY_LEVEL_CONFIGURATION_SPEC)), f(3, "status", Object(&FLOWCONTROL_V1_PRIORITY_LEVEL_CONFIGURATION_STATUS))]);
+static FLOWCONTROL_V1_PRIORITY_LEVEL_CONFIGURATION_CONDITION: Message = Message(&[z(1, "type", String), z(2, "status", String), z(3, "lastTransitionTime", Time), z(4, "reason", String), z(5, "message", String)]);
+static FLOWCONTROL_V1_PRIORITY_LEVEL_CONFIGURATION_REFERENCE: Message = Message(&[f(1, "name", String)]);
+static FLOWCONTROL_V1_PRIORITY_LEVEL_CONFIGURATION_SPEC: Message = Message(&[f(1, "type", String), f(2, "limited", Object(&FLOWCONTROL_V1_LIMITED_PRIORITY_LEVEL_CONFIGURATION)), f(3, "exempt", Object(&FLOWCONTROL_V1_EXEMPT_PRIORITY_LEVEL_CONFIGURATION))]);
+static FLOWCONTROL_V1_PRIORITY_LEVEL_CONFIGURATION_STATUS: Message = Message(&[list(1, "conditions", Object(&FLOWCONTROL_V1_PRIORITY_LEVEL_CONFIGURATION_CONDITION))]);
+static FLOWCONTROL_V1_QUEUING_CONFIGURATION: Message = Message(&[f(1, "queues", Int), f(2, "handSize", Int), f(3, "queueLengthLimit", Int)]);
+static FLOWCONTROL_V1_RESOURCE_POLICY_RULE: Message = Message(&[list(1, "verbs", String), list(2, "apiGroups", String), list(3, "resources", String), z(4, "clusterScope", Bool), list(5, "namespaces", String)]);
+static FLOWCONTROL_V1_SERVICE_ACCOUNT_SUBJECT: Message = Message(&[f(1, "namespace", String), f(2, "name", String)]);
+static FLOWCONTROL_V1_SUBJECT: Message = Message(&[f(1, "kind", String), f(2, "user", Object(&FLOWCONTROL_V1_USER_SUBJECT)), f(3, "group", Object(&FLOWCONTROL_V1_GROUP_SUBJECT)), f(4, "serviceAccount", Object(&FLOWCONTROL_V1_SERVICE_ACCOUNT_SUBJECT))]);
+static FLOWCONTROL_V1_USER_SUBJECT: Message = Message(&[f(1, "name", String)]);
+static NETWORKING_V1_HTTP_INGRESS_PATH: Message = Message(&[z(1, "path", String), f(3, "pathType", String), f(2, "backend", Object(&NETWORKING_V1_INGRESS_BACKEND))]);
+static NETWORKING_V1_HTTP_INGRESS_RULE_VALUE: Message = Message(&[list(1, "paths", Object(&NETWORKING_V1_HTTP_INGRESS_PATH))]);
+static NETWORKING_V1_IP_BLOCK: Message = Message(&[f(1, "cidr", String), list(2, "except", String)]);
+static NETWORKING_V1_INGRESS: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&NETWORKING_V1_INGRESS_SPEC)), f(3, "status", Object(&NETWORKING_V1_INGRESS_STATUS))]);
+static NETWORKING_V1_INGRESS_BACKEND: Message = Message(&[f(4, "service", Object(&NETWORKING_V1_INGRESS_SERVICE_BACKEND)), f(3, "resource", Object(&CORE_V1_TYPED_LOCAL_OBJECT_REFERENCE))]);
+static NETWORKING_V1_INGRESS_CLASS: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&NETWORKING_V1_INGRESS_CLASS_SPEC))]);
+static NETWORKING_V1_INGRESS_CLASS_PARAMETERS_REFERENCE: Message = Message(&[f(1, "apiGroup", String), f(2, "kind", String), f(3, "name", String), f(4, "scope", String), f(5, "namespace", String)]);
+static NETWORKING_V1_INGRESS_CLASS_SPEC: Message = Message(&[z(1, "controller", String), f(2, "parameters", Object(&NETWORKING_V1_INGRESS_CLASS_PARAMETERS_REFERENCE))]);
+static NETWORKING_V1_INGRESS_LOAD_BALANCER_INGRESS: Message = Message(&[z(1, "ip", String), z(2, "hostname", String), list(4, "ports", Object(&NETWORKING_V1_INGRESS_PORT_STATUS))]);
+static NETWORKING_V1_INGRESS_LOAD_BALANCER_STATUS: Message = Message(&[list(1, "ingress", Object(&NETWORKING_V1_INGRESS_LOAD_BALANCER_INGRESS))]);
+static NETWORKING_V1_INGRESS_PORT_STATUS: Message = Message(&[f(1, "port", Int), f(2, "protocol", String), f(3, "error", String)]);
+static NETWORKING_V1_INGRESS_RULE: Message = Message(&[z(1, "host", String), inline(2, Object(&NETWORKING_V1_INGRESS_RULE_VALUE))]);
+static NETWORKING_V1_INGRESS_RULE_VALUE: Message = Message(&[f(1, "http", Object(&NETWORKING_V1_HTTP_INGRESS_RULE_VALUE))]);
+static NETWORKING_V1_INGRESS_SERVICE_BACKEND: Message = Message(&[f(1, "name", String), f(2, "port", Object(&NETWORKING_V1_SERVICE_BACKEND_PORT))]);
+static NETWORKING_V1_INGRESS_SPEC: Message = Message(&[f(4, "ingressClassName", String), f(1, "defaultBackend", Object(&NETWORKING_V1_INGRESS_BACKEND)), list(2, "tls", Object(&NETWORKING_V1_INGRESS_TLS)), list(3, "rules", Object(&NETWORKING_V1_INGRESS_RULE))]);
+static NETWORKING_V1_INGRESS_STATUS: Message = Message(&[f(1, "loadBalancer", Object(&NETWORKING_V1_INGRESS_LOAD_BALANCER_STATUS))]);
+static NETWORKING_V1_INGRESS_TLS: Message = Message(&[list(1, "hosts", String), z(2, "secretName", String)]);
+static NETWORKING_V1_NETWORK_POLICY: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&NETWORKING_V1_NETWORK_POLICY_SPEC))]);
+static NETWORKING_V1_NETWORK_POLICY_EGRESS_RULE: Message = Message(&[list(1, "ports", Object(&NETWORKING_V1_NETWORK_POLICY_PORT)), list(2, "to", Object(&NETWORKING_V1_NETWORK_POLICY_PEER))]);
+static NETWORKING_V1_NETWORK_POLICY_INGRESS_RULE: Message = Message(&[list(1, "ports", Object(&NETWORKING_V1_NETWORK_POLICY_PORT)), list(2, "from", Object(&NETWORKING_V1_NETWORK_POLICY_PEER))]);
+static NETWORKING_V1_NETWORK_POLICY_PEER: Message = Message(&[f(1, "podSelector", Object(&META_V1_LABEL_SELECTOR)), f(2, "namespaceSelector", Object(&META_V1_LABEL_SELECTOR)), f(3, "ipBlock", Object(&NETWORKING_V1_IP_BLOCK))]);
+static NETWORKING_V1_NETWORK_POLICY_PORT: Message = Message(&[f(1, "protocol", String), f(2, "port", IntOrString), f(3, "endPort", Int)]);
+static NETWORKING_V1_NETWORK_POLICY_SPEC: Message = Message(&[f(1, "podSelector", Object(&META_V1_LABEL_SELECTOR)), list(2, "ingress", Object(&NETWORKING_V1_NETWORK_POLICY_INGRESS_RULE)), list(3, "egress", Object(&NETWORKING_V1_NETWORK_POLICY_EGRESS_RULE)), list(4, "policyTypes", String)]);
+static NETWORKING_V1_SERVICE_BACKEND_PORT: Message = Message(&[z(1, "name", String), z(2, "number", Int)]);
+static NODE_V1_OVERHEAD: Message = Message(&[map(1, "podFixed", Quantity)]);
+static NODE_V1_RUNTIME_CLASS: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "handler", String), f(3, "overhead", Object(&NODE_V1_OVERHEAD)), f(4, "scheduling", Object(&NODE_V1_SCHEDULING))]);
+static NODE_V1_SCHEDULING: Message = Message(&[map(1, "nodeSelector", String), list(2, "tolerations", Object(&CORE_V1_TOLERATION))]);
 static POLICY_V1_EVICTION: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "deleteOptions", Object(&META_V1_DELETE_OPTIONS))]);
+static POLICY_V1_POD_DISRUPTION_BUDGET: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&POLICY_V1_POD_DISRUPTION_BUDGET_SPEC)), f(3, "status", Object(&POLICY_V1_POD_DISRUPTION_BUDGET_STATUS))]);
+static POLICY_V1_POD_DISRUPTION_BUDGET_SPEC: Message = Message(&[f(1, "minAvailable", IntOrString), f(2, "selector", Object(&META_V1_LABEL_SELECTOR)), f(3, "maxUnavailable", IntOrString), f(4, "unhealthyPodEvictionPolicy", String)]);
+static POLICY_V1_POD_DISRUPTION_BUDGET_STATUS: Message = Message(&[z(1, "observedGeneration", Int), map(2, "disruptedPods", Time), f(3, "disruptionsAllowed", Int), f(4, "currentHealthy", Int), f(5, "desiredHealthy", Int), f(6, "expectedPods", Int), list(7, "conditions", Object(&META_V1_CONDITION))]);
+static RBAC_V1_AGGREGATION_RULE: Message = Message(&[list(1, "clusterRoleSelectors", Object(&META_V1_LABEL_SELECTOR))]);
+static RBAC_V1_CLUSTER_ROLE: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), list(2, "rules", Object(&RBAC_V1_POLICY_RULE)), f(3, "aggregationRule", Object(&RBAC_V1_AGGREGATION_RULE))]);
+static RBAC_V1_CLUSTER_ROLE_BINDING: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), list(2, "subjects", Object(&RBAC_V1_SUBJECT)), f(3, "roleRef", Object(&RBAC_V1_ROLE_REF))]);
+static RBAC_V1_POLICY_RULE: Message = Message(&[list(1, "verbs", String), list(2, "apiGroups", String), list(3, "resources", String), list(4, "resourceNames", String), list(5, "nonResourceURLs", String)]);
+static RBAC_V1_ROLE: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), list(2, "rules", Object(&RBAC_V1_POLICY_RULE))]);
+static RBAC_V1_ROLE_BINDING: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), list(2, "subjects", Object(&RBAC_V1_SUBJECT)), f(3, "roleRef", Object(&RBAC_V1_ROLE_REF))]);
+static RBAC_V1_ROLE_REF: Message = Message(&[f(1, "apiGroup", String), f(2, "kind", String), f(3, "name", String)]);
+static RBAC_V1_SUBJECT: Message = Message(&[f(1, "kind", String), z(2, "apiGroup", String), f(3, "name", String), z(4, "namespace", String)]);
 static SCHEDULING_V1_PRIORITY_CLASS: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "value", Int), z(3, "globalDefault", Bool), z(4, "description", String), f(5, "preemptionPolicy", String)]);
+static SCHEDULING_V1ALPHA3_TOPOLOGY_CONSTRAINT: Message = Message(&[f(1, "key", String)]);
+static SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_ALL_DISRUPTION_MODE: Message = Message(&[]);
+static SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_BASIC_SCHEDULING_POLICY: Message = Message(&[]);
+static SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_DISRUPTION_MODE: Message = Message(&[f(1, "single", Object(&SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_SINGLE_DISRUPTION_MODE)), f(2, "all", Object(&SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_ALL_DISRUPTION_MODE))]);
+static SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_GANG_SCHEDULING_POLICY: Message = Message(&[f(1, "minCount", Int)]);
+static SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_RESOURCE_CLAIM: Message = Message(&[f(1, "name", String), f(2, "resourceClaimName", String), f(3, "resourceClaimTemplateName", String)]);
+static SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_SCHEDULING_CONSTRAINTS: Message = Message(&[list(1, "topology", Object(&SCHEDULING_V1ALPHA3_TOPOLOGY_CONSTRAINT))]);
+static SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_SCHEDULING_POLICY: Message = Message(&[f(1, "basic", Object(&SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_BASIC_SCHEDULING_POLICY)), f(2, "gang", Object(&SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_GANG_SCHEDULING_POLICY))]);
+static SCHEDULING_V1ALPHA3_WORKLOAD_POD_GROUP_SINGLE_DISRUPTION_MODE: Message = Message(&[]);
+static STORAGE_V1_CSI_DRIVER: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&STORAGE_V1_CSI_DRIVER_SPEC))]);
+static STORAGE_V1_CSI_DRIVER_SPEC: Message = Message(&[f(1, "attachRequired", Bool), f(2, "podInfoOnMount", Bool), list(3, "volumeLifecycleModes", String), f(4, "storageCapacity", Bool), f(5, "fsGroupPolicy", String), list(6, "tokenRequests", Object(&STORAGE_V1_TOKEN_REQUEST)), f(7, "requiresRepublish", Bool), f(8, "seLinuxMount", Bool), f(9, "nodeAllocatableUpdatePeriodSeconds", Int), f(10, "serviceAccountTokenInSecrets", Bool), f(11, "preventPodSchedulingIfMissing", Bool)]);
+static STORAGE_V1_CSI_NODE: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&STORAGE_V1_CSI_NODE_SPEC)), f(3, "status", Object(&STORAGE_V1_CSI_NODE_STATUS))]);
+static STORAGE_V1_CSI_NODE_DRIVER: Message = Message(&[f(1, "name", String), f(2, "nodeID", String), list(3, "topologyKeys", String), f(4, "allocatable", Object(&STORAGE_V1_VOLUME_NODE_RESOURCES))]);
+static STORAGE_V1_CSI_NODE_SPEC: Message = Message(&[list(1, "drivers", Object(&STORAGE_V1_CSI_NODE_DRIVER))]);
+static STORAGE_V1_CSI_NODE_STATUS: Message = Message(&[list(1, "storageHealth", Object(&STORAGE_V1_STORAGE_HEALTH))]);
+static STORAGE_V1_CSI_STORAGE_CAPACITY: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "nodeTopology", Object(&META_V1_LABEL_SELECTOR)), f(3, "storageClassName", String), f(4, "capacity", Quantity), f(5, "maximumVolumeSize", Quantity)]);
+static STORAGE_V1_STORAGE_CLASS: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "provisioner", String), map(3, "parameters", String), f(4, "reclaimPolicy", String), list(5, "mountOptions", String), f(6, "allowVolumeExpansion", Bool), f(7, "volumeBindingMode", String), list(8, "allowedTopologies", Object(&CORE_V1_TOPOLOGY_SELECTOR_TERM))]);
+static STORAGE_V1_STORAGE_HEALTH: Message = Message(&[f(1, "name", String), list(2, "healthConditions", Object(&STORAGE_V1_STORAGE_HEALTH_CONDITION))]);
+static STORAGE_V1_STORAGE_HEALTH_CONDITION: Message = Message(&[f(1, "status", String), f(2, "reason", String), z(3, "message", String), f(4, "accessMode", String), f(5, "volumeMode", String), z(6, "lastTransitionTime", Time)]);
+static STORAGE_V1_TOKEN_REQUEST: Message = Message(&[f(1, "audience", String), f(2, "expirationSeconds", Int)]);
+static STORAGE_V1_VOLUME_ATTACHMENT: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META)), f(2, "spec", Object(&STORAGE_V1_VOLUME_ATTACHMENT_SPEC)), f(3, "status", Object(&STORAGE_V1_VOLUME_ATTACHMENT_STATUS))]);
+static STORAGE_V1_VOLUME_ATTACHMENT_SOURCE: Message = Message(&[f(1, "persistentVolumeName", String), f(2, "inlineVolumeSpec", Object(&CORE_V1_PERSISTENT_VOLUME_SPEC))]);
+static STORAGE_V1_VOLUME_ATTACHMENT_SPEC: Message = Message(&[f(1, "attacher", String), f(2, "source", Object(&STORAGE_V1_VOLUME_ATTACHMENT_SOURCE)), f(3, "nodeName", String)]);
+static STORAGE_V1_VOLUME_ATTACHMENT_STATUS: Message = Message(&[f(1, "attached", Bool), map(2, "attachmentMetadata", String), f(3, "attachError", Object(&STORAGE_V1_VOLUME_ERROR)), f(4, "detachError", Object(&STORAGE_V1_VOLUME_ERROR))]);
+static STORAGE_V1_VOLUME_ERROR: Message = Message(&[z(1, "time", Time), z(2, "message", String), f(3, "errorCode", Int)]);
+static STORAGE_V1_VOLUME_NODE_RESOURCES: Message = Message(&[f(1, "count", Int)]);
 static META_V1_CONDITION: Message = Message(&[f(1, "type", String), f(2, "status", String), z(3, "observedGeneration", Int), f(4, "lastTransitionTime", Time), f(5, "reason", String), f(6, "message", String)]);
 static META_V1_CREATE_OPTIONS: Message = Message(&[list(1, "dryRun", String), z(3, "fieldManager", String), z(4, "fieldValidation", String)]);
 static META_V1_DELETE_OPTIONS: Message = Message(&[f(1, "gracePeriodSeconds", Int), f(2, "preconditions", Object(&META_V1_PRECONDITIONS)), f(3, "orphanDependents", Bool), f(4, "propagationPolicy", String), list(5, "dryRun", String), f(6, "ignoreStoreReadErrorWithClusterBreakingPotential", Bool)]);

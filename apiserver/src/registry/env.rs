@@ -7,7 +7,9 @@ use serde::de::DeserializeOwned;
 
 use super::Registry;
 use crate::config::Config;
+use crate::identity::Identity;
 use crate::object::Object;
+use crate::rbac::Policy;
 use crate::watch_cache::Caches;
 
 /// The surroundings of one attempt of a write. Lookups show the watch cache; when a hook refuses on their ground, the
@@ -18,6 +20,15 @@ pub(crate) struct Env<'a> {
     pub(crate) caches: &'a Caches,
     pub(crate) config: &'a Config,
     pub(crate) now: Timestamp,
+    /// Who asks, when it matters what they may.
+    pub(crate) caller: Option<Caller<'a>>,
+}
+
+/// Who asks, and what everybody may.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller<'a> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) policy: &'a Policy,
 }
 
 impl Env<'_> {

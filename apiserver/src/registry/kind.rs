@@ -78,6 +78,8 @@ pub(crate) enum Part {
     Finalize,
     /// `pods/NAME/ephemeralcontainers`.
     EphemeralContainers,
+    /// `certificatesigningrequests/NAME/approval`.
+    Approval,
 }
 
 /// What else has to hold and be written in the transaction of a write, for example claimed addresses.

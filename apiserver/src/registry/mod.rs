@@ -3,6 +3,7 @@
 //! A row names the kind, where its objects are cached, and its hooks. Two rows may share a cache: Events are stored once
 //! and served by two groups.
 
+mod certificate;
 mod config;
 mod endpoints;
 pub(crate) mod env;
@@ -13,6 +14,8 @@ mod namespace;
 mod node;
 mod pod;
 mod priority_class;
+mod rbac;
+mod review;
 mod service;
 mod view;
 mod workload;
@@ -20,11 +23,12 @@ mod workload;
 use std::fmt;
 use std::sync::Arc;
 
+use manifests::k8s_openapi::api::{authentication::v1 as authentication, authorization::v1 as authorization};
 use manifests::kinds;
 use manifests::selector::FieldSelector;
 use manifests::status::ApiError;
 
-pub(crate) use env::Env;
+pub(crate) use env::{Caller, Env};
 pub(crate) use kind::{AnyObject, Claims, Hooks, Part};
 
 use bytes::Bytes;
@@ -139,6 +143,11 @@ pub(crate) fn namespace_phase(namespace: &Object) -> &str {
     namespace.extracted.field(namespace::PHASE)
 }
 
+/// The node that a pod in the cache is on.
+pub(crate) fn pod_node(pod: &Object) -> &str {
+    pod.extracted.field(pod::NODE_NAME)
+}
+
 /// All rows.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -164,6 +173,32 @@ impl Registry {
             Row::new(&kinds::REPLICA_SET, Typed::<workload::ReplicaSet>::HOOKS),
             Row::new(&kinds::LEASE, Typed::<lease::Lease>::HOOKS),
             Row::new(&kinds::PRIORITY_CLASS, Typed::<priority_class::PriorityClass>::HOOKS),
+            Row::new(&kinds::ROLE, Typed::<rbac::Role>::HOOKS),
+            Row::new(&kinds::ROLE_BINDING, Typed::<rbac::RoleBinding>::HOOKS),
+            Row::new(&kinds::CLUSTER_ROLE, Typed::<rbac::ClusterRole>::HOOKS),
+            Row::new(&kinds::CLUSTER_ROLE_BINDING, Typed::<rbac::ClusterRoleBinding>::HOOKS),
+            Row::new(&kinds::CERTIFICATE_SIGNING_REQUEST, Typed::<certificate::Request>::HOOKS),
+            Row::new(&kinds::TOKEN_REVIEW, Typed::<review::Review<authentication::TokenReview>>::HOOKS),
+            Row::new(
+                &kinds::SELF_SUBJECT_REVIEW,
+                Typed::<review::Review<authentication::SelfSubjectReview>>::HOOKS,
+            ),
+            Row::new(
+                &kinds::SUBJECT_ACCESS_REVIEW,
+                Typed::<review::Review<authorization::SubjectAccessReview>>::HOOKS,
+            ),
+            Row::new(
+                &kinds::LOCAL_SUBJECT_ACCESS_REVIEW,
+                Typed::<review::Review<authorization::LocalSubjectAccessReview>>::HOOKS,
+            ),
+            Row::new(
+                &kinds::SELF_SUBJECT_ACCESS_REVIEW,
+                Typed::<review::Review<authorization::SelfSubjectAccessReview>>::HOOKS,
+            ),
+            Row::new(
+                &kinds::SELF_SUBJECT_RULES_REVIEW,
+                Typed::<review::Review<authorization::SelfSubjectRulesReview>>::HOOKS,
+            ),
             Row::new(&kinds::ENDPOINT_SLICE, Typed::<endpoints::EndpointSlice>::HOOKS),
         ];
         Registry { rows: rows.into_iter().map(Arc::new).collect() }

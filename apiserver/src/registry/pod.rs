@@ -26,6 +26,9 @@ fn admit(pod: &mut core::Pod, env: &Env<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// Index of `spec.nodeName` in the extracted fields.
+pub(crate) const NODE_NAME: usize = 0;
+
 impl Kind for Pod {
     type Object = core::Pod;
 

@@ -241,6 +241,11 @@ impl ResourceCache {
         self.read().generation
     }
 
+    /// Something that changes with every change.
+    pub(crate) fn mark(&self) -> (u64, u64) {
+        *self.changed.borrow()
+    }
+
     /// Wakes when events are there, or the cache was filled anew.
     pub(crate) fn subscribe(&self) -> watch::Receiver<(u64, u64)> {
         self.changed.subscribe()

@@ -49,7 +49,7 @@ async fn nodes_write_what_is_theirs() {
     let node = || Identity::user("system:node:a", ["system:nodes"]);
     let answer = ask(&cluster, node(), Method::DELETE, "/api/v1/nodes/b").await;
     answer.refused(403, "Forbidden");
-    ask(&cluster, node(), Method::DELETE, "/api/v1/nodes/a").await.refused(404, "NotFound");
+    ask(&cluster, node(), Method::DELETE, "/api/v1/nodes/a").await.refused(403, "Forbidden");
     ask(&cluster, node(), Method::GET, "/api/v1/pods").await.expect(200);
     ask(&cluster, node(), Method::GET, "/api").await.expect(200);
 }

@@ -9,6 +9,7 @@ mod faults;
 mod forms;
 mod namespaces;
 mod pods;
+mod roles;
 mod services;
 mod watch;
 mod workloads;

@@ -52,6 +52,8 @@ impl ControlPlane {
             service_cidr,
             advertise: (reachable(address).ip(), address.port()),
             agent_tls: Some(Arc::new(agents)),
+            token_key: Some(Arc::new(apiserver::TokenKey::open(&pki).context("opening the key that signs tokens")?)),
+            signer: Some(Arc::new(pki.clone())),
             ..apiserver::Config::default()
         };
         let server = ApiServer::new(store, config);

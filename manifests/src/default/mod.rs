@@ -10,6 +10,7 @@ mod workload;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subject};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
@@ -18,6 +19,9 @@ pub use service::{endpoint_slice, endpoints, service};
 pub use workload::{deployment, replica_set};
 
 use crate::quantity::Quantity;
+
+/// The group of roles, users and groups.
+const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Sets a text that is missing or empty.
 fn text(field: &mut Option<String>, default: &str) {
@@ -77,6 +81,33 @@ pub fn config_map(_: &mut ConfigMap) {}
 
 /// ServiceAccounts have no defaults.
 pub fn service_account(_: &mut ServiceAccount) {}
+
+/// RoleBindings: the group that roles and users are in.
+pub fn role_binding(binding: &mut RoleBinding) {
+    role_ref(&mut binding.role_ref);
+    subjects(binding.subjects.as_mut());
+}
+
+/// The same for the whole cluster.
+pub fn cluster_role_binding(binding: &mut ClusterRoleBinding) {
+    role_ref(&mut binding.role_ref);
+    subjects(binding.subjects.as_mut());
+}
+
+fn role_ref(role: &mut RoleRef) {
+    if role.api_group.as_deref().unwrap_or_default().is_empty() {
+        role.api_group = Some(RBAC.to_owned());
+    }
+}
+
+fn subjects(subjects: Option<&mut Vec<Subject>>) {
+    for subject in subjects.into_iter().flatten() {
+        if subject.api_group.as_deref().unwrap_or_default().is_empty() {
+            let group = if subject.kind == "ServiceAccount" { "" } else { RBAC };
+            subject.api_group = Some(group.to_owned()).filter(|group| !group.is_empty());
+        }
+    }
+}
 
 /// PriorityClasses: pods of it may preempt others.
 pub fn priority_class(class: &mut PriorityClass) {

@@ -7,6 +7,7 @@
 //! Follows `pkg/apis/*/validation` of Kubernetes. Left out on purpose: fields that only matter on Windows, annotations
 //! that were replaced by fields (AppArmor, seccomp), and the inside of volume sources that coracle does not mount.
 
+mod certificate;
 mod config;
 mod endpoints;
 mod event;
@@ -17,6 +18,7 @@ mod namespace;
 mod node;
 mod pod;
 mod priority_class;
+mod rbac;
 mod request;
 mod resource;
 mod service;
@@ -24,6 +26,7 @@ mod workload;
 
 use serde::Serialize;
 
+pub use certificate::{certificate_signing_request, certificate_signing_request_update};
 pub use config::{
     config_map, config_map_update, secret, secret_update, service_account, service_account_update,
 };
@@ -35,6 +38,10 @@ pub use namespace::{namespace, namespace_finalize_update, namespace_status_updat
 pub use node::{node, node_status_update, node_update};
 pub use pod::{pod, pod_binding, pod_ephemeral_containers_update, pod_status_update, pod_update};
 pub use priority_class::{priority_class, priority_class_update};
+pub use rbac::{
+    cluster_role, cluster_role_binding, cluster_role_binding_update, cluster_role_update, role, role_binding,
+    role_binding_update, role_update,
+};
 pub use request::{LogOptions, delete_options, dry_run, field_manager, field_validation, log_options};
 pub use service::{service, service_status_update, service_update};
 pub use workload::{

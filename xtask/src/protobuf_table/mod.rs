@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 /// Bodies that clients send, by the package of their type and its name. What they reach is found from here.
 const ROOTS: &[(&str, &[&str])] = &[
-    ("k8s.io.api.apps.v1", &["Deployment", "ReplicaSet"]),
+    ("k8s.io.api.apps.v1", &["ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"]),
     ("k8s.io.api.authentication.v1", &["TokenRequest", "TokenReview", "SelfSubjectReview"]),
     (
         "k8s.io.api.authorization.v1",
@@ -28,7 +28,10 @@ const ROOTS: &[(&str, &[&str])] = &[
             "SubjectAccessReview",
         ],
     ),
-    ("k8s.io.api.autoscaling.v1", &["Scale"]),
+    ("k8s.io.api.autoscaling.v1", &["HorizontalPodAutoscaler", "Scale"]),
+    ("k8s.io.api.autoscaling.v2", &["HorizontalPodAutoscaler"]),
+    ("k8s.io.api.batch.v1", &["CronJob", "Job"]),
+    ("k8s.io.api.certificates.v1", &["CertificateSigningRequest"]),
     ("k8s.io.api.coordination.v1", &["Lease"]),
     (
         "k8s.io.api.core.v1",
@@ -37,9 +40,15 @@ const ROOTS: &[(&str, &[&str])] = &[
             "ConfigMap",
             "Endpoints",
             "Event",
+            "LimitRange",
             "Namespace",
             "Node",
+            "PersistentVolume",
+            "PersistentVolumeClaim",
             "Pod",
+            "PodTemplate",
+            "ReplicationController",
+            "ResourceQuota",
             "Secret",
             "Service",
             "ServiceAccount",
@@ -47,8 +56,16 @@ const ROOTS: &[(&str, &[&str])] = &[
     ),
     ("k8s.io.api.discovery.v1", &["EndpointSlice"]),
     ("k8s.io.api.events.v1", &["Event"]),
-    ("k8s.io.api.policy.v1", &["Eviction"]),
+    ("k8s.io.api.flowcontrol.v1", &["FlowSchema", "PriorityLevelConfiguration"]),
+    ("k8s.io.api.networking.v1", &["Ingress", "IngressClass", "NetworkPolicy"]),
+    ("k8s.io.api.node.v1", &["RuntimeClass"]),
+    ("k8s.io.api.policy.v1", &["Eviction", "PodDisruptionBudget"]),
+    ("k8s.io.api.rbac.v1", &["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]),
     ("k8s.io.api.scheduling.v1", &["PriorityClass"]),
+    (
+        "k8s.io.api.storage.v1",
+        &["CSIDriver", "CSINode", "CSIStorageCapacity", "StorageClass", "VolumeAttachment"],
+    ),
     (
         META,
         &[

@@ -85,9 +85,12 @@ fn api_version(package: &str) -> String {
         return String::new();
     }
     let group = |name: &str| match name {
-        "authentication" | "authorization" | "coordination" | "discovery" | "events" | "scheduling" => {
+        "authentication" | "authorization" | "certificates" | "coordination" | "discovery" | "events"
+        | "networking" | "node" | "scheduling" | "storage" => {
             format!("{name}.k8s.io/")
         }
+        "flowcontrol" => "flowcontrol.apiserver.k8s.io/".to_owned(),
+        "rbac" => "rbac.authorization.k8s.io/".to_owned(),
         "core" => String::new(),
         other => format!("{other}/"),
     };
