@@ -29,7 +29,7 @@ use crate::access::Access;
 use crate::context::{Context, LogBounds, NodeFacts};
 use crate::etc::DnsSettings;
 use crate::events::Events;
-use crate::eviction::{self, Thresholds};
+use crate::eviction::{self, ImagePolicy, Thresholds};
 use crate::machine::{Departures, Images, Machine};
 use crate::names::Layout;
 use crate::node::{self, Facts, Identity};
@@ -85,6 +85,8 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// What must be left of the node's supplies; pods are evicted when there is less.
     pub thresholds: Thresholds,
+    /// When images that nobody uses go.
+    pub image_policy: ImagePolicy,
     /// Bounds of containers' logs.
     pub logs: LogBounds,
     /// The agent's own API, if it is to have one.
@@ -247,6 +249,8 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
         events: events.clone(),
         node: config.node_name.clone(),
         evictions: evict,
+        images: machine.images.clone(),
+        image_policy: config.image_policy,
     };
     group.spawn_infallible("eviction", manager.run(stop.clone()));
     let report = reporter(&config.node_name, events);

@@ -199,6 +199,18 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "SIGNAL<VALUE,…")]
     pub(crate) eviction_hard: Option<String>,
 
+    /// Remove pulled images that nobody uses when so much of the disk is in use, in percent; 100 means never
+    #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) image_gc_high_threshold: u8,
+
+    /// Until no more than this is
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) image_gc_low_threshold: u8,
+
+    /// How long a pulled image stays in any case
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(crate) image_gc_min_age: u64,
+
     /// Most pods on this node
     #[arg(long, value_name = "N", default_value_t = 110)]
     pub(crate) max_pods: u32,

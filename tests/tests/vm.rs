@@ -25,7 +25,12 @@ impl Vms {
         let (data, run) = (self.machine.path("data"), self.machine.path("run"));
         let (instance, rest) = args.split_at(args.iter().position(|arg| *arg == "--").unwrap_or(args.len()));
         let mut all: Vec<String> = instance.iter().map(|arg| (*arg).to_owned()).collect();
-        all.extend(["--data-dir".into(), data.display().to_string(), "--run-dir".into(), run.display().to_string()]);
+        all.extend([
+            "--data-dir".into(),
+            data.display().to_string(),
+            "--run-dir".into(),
+            run.display().to_string(),
+        ]);
         all.extend(rest.iter().map(|arg| (*arg).to_owned()));
         self.machine.run(coracle(), all)
     }
@@ -48,7 +53,8 @@ impl Vms {
     /// Running pods of the deployment that are not about to end, by node.
     fn pods(&self) -> BTreeMap<String, BTreeSet<String>> {
         let template = "{range .items[*]}{.spec.nodeName} {.metadata.name} {.status.phase} {.metadata.deletionTimestamp}{\"\\n\"}{end}";
-        let list = self.kubectl(&["get", "pods", "-l", "app=six", "-o", &format!("jsonpath={template}")]).ok();
+        let list =
+            self.kubectl(&["get", "pods", "-l", "app=six", "-o", &format!("jsonpath={template}")]).ok();
         let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for line in list.lines() {
             if let [node, name, "Running"] = line.split_whitespace().collect::<Vec<_>>()[..] {
@@ -92,7 +98,20 @@ fn slowly<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
 fn three_machines_serve_together_and_survive_the_loss_of_one() {
     let vms = Vms::new();
     let kernel = guest_kernel();
-    let up = vms.coracle(&["vm", "up", "--nodes", "3", "--memory", "320", "--timeout", "300s", "--kernel", kernel.to_str().unwrap()]).ok();
+    let up = vms
+        .coracle(&[
+            "vm",
+            "up",
+            "--nodes",
+            "3",
+            "--memory",
+            "320",
+            "--timeout",
+            "300s",
+            "--kernel",
+            kernel.to_str().unwrap(),
+        ])
+        .ok();
     println!("{up}");
     for node in ["n1", "n2", "n3"] {
         assert!(up.contains(&format!("{node} is Ready")), "{up}");
@@ -108,18 +127,25 @@ fn three_machines_serve_together_and_survive_the_loss_of_one() {
         let ask = "for i in 1 2 3 4 5 6; do wget -q -O - http://six/; done";
         slowly(&format!("pods on {node} reach all six"), || {
             let answers = vms.kubectl(&["exec", names.first().unwrap(), "--", "sh", "-c", ask]);
-            let seen: BTreeSet<String> =
-                answers.stdout.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect();
+            let seen: BTreeSet<String> = answers
+                .stdout
+                .lines()
+                .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
+                .collect();
             if seen.iter().collect::<BTreeSet<_>>() == all { Ok(()) } else { Err(format!("{answers:?}")) }
         });
     }
     for address in ["10.44.0.10", "10.44.0.11", "10.44.0.12"] {
-        let answer = vms.machine.run("busybox", ["wget", "-q", "-O", "-", &format!("http://{address}:30066/")]).ok();
+        let answer =
+            vms.machine.run("busybox", ["wget", "-q", "-O", "-", &format!("http://{address}:30066/")]).ok();
         assert!(answer.starts_with("six-"), "{answer}");
     }
     let name = pods["n3"].first().unwrap();
     assert_eq!(vms.kubectl(&["exec", name, "--", "cat", "/www/index.html"]).ok(), format!("{name} on n3\n"));
-    assert_eq!(vms.coracle(&["vm", "exec", "n2", "--", "coracle", "--version"]).ok(), vms.coracle(&["--version"]).ok());
+    assert_eq!(
+        vms.coracle(&["vm", "exec", "n2", "--", "coracle", "--version"]).ok(),
+        vms.coracle(&["--version"]).ok()
+    );
 
     // In order: a drained node has none, and six run on.
     vms.kubectl(&["drain", "n3", "--ignore-daemonsets", "--timeout=120s"]).ok();
@@ -145,6 +171,10 @@ fn three_machines_serve_together_and_survive_the_loss_of_one() {
     slowly("six pods and no others", || {
         let list = vms.kubectl(&["get", "pods", "-l", "app=six", "-o", "name"]).ok();
         let pods = vms.pods();
-        if list.lines().count() == 6 && pods.values().map(BTreeSet::len).sum::<usize>() == 6 { Ok(()) } else { Err(list) }
+        if list.lines().count() == 6 && pods.values().map(BTreeSet::len).sum::<usize>() == 6 {
+            Ok(())
+        } else {
+            Err(list)
+        }
     });
 }

@@ -10,9 +10,11 @@
 //! enough. Static pods and pods of system priority stay: nobody could bring them back.
 
 mod decide;
+mod images;
 mod measure;
 mod thresholds;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use client::EventType;
@@ -23,13 +25,16 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::decide::{Candidate, has_disk_limits, is_critical, message, over_limit, rank};
+use self::images::Collector;
 use crate::events::Events;
+use crate::machine::Images;
 use crate::names::{Layout, pod_id, uid};
 use crate::node::Facts;
 use crate::pod::decide::PodFailure;
 use crate::pod::status::is_terminal;
 use crate::pod::worker::View;
 use crate::pods::Registry;
+pub use images::ImagePolicy;
 pub use thresholds::{Shortage, Signal, Supplies, Supply, ThresholdError, Thresholds};
 
 /// How often is looked.
@@ -63,6 +68,10 @@ pub struct Manager {
     pub node: String,
     /// Who tells the workers.
     pub evictions: mpsc::Sender<Evict>,
+    /// The images of the machine.
+    pub images: Arc<dyn Images>,
+    /// When those that nobody uses go.
+    pub image_policy: ImagePolicy,
 }
 
 impl Manager {
@@ -71,11 +80,13 @@ impl Manager {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut going: Option<(String, Instant)> = None;
+        let mut collector = Collector::new(self.images.clone(), self.image_policy);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            self.collect_images(&mut collector).await;
             let views: Vec<View> = self.registry.all().into_iter().filter(runs).collect();
             if views.is_empty() {
                 continue;
@@ -86,7 +97,7 @@ impl Manager {
                     && self.registry.all().iter().any(|view| uid(&view.pod) == pod && lives(view))
             });
             if !waits {
-                going = self.relieve(&views).await.map(|pod| (pod, Instant::now()));
+                going = self.relieve(&views, &mut collector).await.map(|pod| (pod, Instant::now()));
             }
         }
     }
@@ -112,13 +123,36 @@ impl Manager {
         measured.await.unwrap_or_default()
     }
 
+    /// Images that nobody uses, when the disk fills.
+    async fn collect_images(&self, collector: &mut Collector) {
+        let Some(supplies) = self.supplies("images").await else { return };
+        if let Some((kind, message)) = collector.relieve(supplies.disk, &self.registry.all()).await {
+            tracing::warn!(message, "the disk is filling");
+            self.events.about(self.node(), kind, "FreeDiskSpaceFailed", message);
+        }
+    }
+
+    async fn supplies(&self, below: &str) -> Option<Supplies> {
+        let dir = self.layout.data_dir().join(below);
+        // Only fails when the process is stopping.
+        tokio::task::spawn_blocking(move || Facts::supplies(&dir)).await.ok()
+    }
+
+    async fn shortage(&self) -> Option<Shortage> {
+        self.thresholds.shortages(&self.supplies("").await?).into_iter().next()
+    }
+
     /// If something is short, one pod goes; says which.
-    async fn relieve(&self, views: &[View]) -> Option<String> {
-        let dir = self.layout.data_dir().to_owned();
-        let supplies = tokio::task::spawn_blocking(move || Facts::supplies(&dir)).await.ok()?;
-        let shortages = self.thresholds.shortages(&supplies);
-        let shortage = shortages.first()?;
-        self.say(shortage);
+    async fn relieve(&self, views: &[View], collector: &mut Collector) -> Option<String> {
+        let mut shortage = self.shortage().await?;
+        self.say(&shortage);
+        if matches!(shortage.signal, Signal::Disk | Signal::Inodes)
+            && collector.remove_unused(&self.registry.all()).await > 0
+        {
+            // What images took may be enough.
+            shortage = self.shortage().await?;
+        }
+        let shortage = &shortage;
         let mut candidates = Vec::new();
         for view in views.iter().filter(|view| !is_critical(&view.pod)) {
             let usage = match shortage.signal {
@@ -136,16 +170,19 @@ impl Manager {
 
     fn say(&self, shortage: &Shortage) {
         let resource = shortage.signal.resource();
-        tracing::warn!(resource, %shortage, "the node is running short; a pod has to go");
-        let node = ObjectReference {
+        tracing::warn!(resource, %shortage, "the node is running short");
+        let message = format!("Attempting to reclaim {resource}");
+        self.events.about(self.node(), EventType::Warning, "EvictionThresholdMet", message);
+    }
+
+    fn node(&self) -> ObjectReference {
+        ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Node".to_owned()),
             name: Some(self.node.clone()),
             uid: Some(self.node.clone()),
             ..ObjectReference::default()
-        };
-        let message = format!("Attempting to reclaim {resource}");
-        self.events.about(node, EventType::Warning, "EvictionThresholdMet", message);
+        }
     }
 
     async fn evict(&self, view: &View, failure: PodFailure) {

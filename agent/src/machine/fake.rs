@@ -324,6 +324,10 @@ impl Images for Arc<FakeMachine> {
         Vec::new()
     }
 
+    async fn remove(&self, _: &[String], _: &BTreeSet<String>) -> Result<(), ImageError> {
+        Ok(())
+    }
+
     async fn account(&self, _: Rootfs, _: String) -> Result<Account, runtime::user::UserError> {
         Ok(Account { uid: 0, gid: 0, image_groups: Vec::new(), home: "/root".to_owned() })
     }

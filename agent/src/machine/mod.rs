@@ -135,6 +135,10 @@ pub struct Image {
 /// An image as the node's status lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSummary {
+    /// As [`Image::id`].
+    pub id: String,
+    /// It came from a registry, and can be had from there again.
+    pub pulled: bool,
     /// All its names.
     pub names: Vec<String>,
     /// Bytes on disk.
@@ -180,6 +184,8 @@ pub trait Images: Debug + Send + Sync {
     fn registry(&self, name: &str) -> Option<String>;
     /// All images.
     async fn list(&self) -> Vec<ImageSummary>;
+    /// Removes images by their ids, and all content that no image needs then. Content of images in use stays.
+    async fn remove(&self, ids: &[String], in_use: &BTreeSet<String>) -> Result<(), ImageError>;
     /// Looks a user up in a container's files.
     async fn account(&self, rootfs: Rootfs, user: String) -> Result<Account, runtime::user::UserError>;
 }

@@ -1,6 +1,6 @@
 //! The images of the machine, from its image store.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -50,6 +50,11 @@ fn parse(name: &str) -> Result<Reference, ImageError> {
     Reference::parse(name).map_err(|error| ImageError::Name { name: name.to_owned(), reason: error.problem })
 }
 
+/// What it was pulled by says more than what it is.
+fn id(image: &image::Image) -> String {
+    image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string())
+}
+
 fn described(image: image::Image) -> Image {
     let config = image.config.config();
     let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
@@ -61,13 +66,7 @@ fn described(image: image::Image) -> Image {
         user: config.user().clone().unwrap_or_default(),
         stop_signal: config.stop_signal().clone(),
     });
-    Image {
-        // What it was pulled by says more than what it is.
-        id: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
-        config,
-        layers: image.layers,
-        size: image.size,
-    }
+    Image { id: id(&image), config, layers: image.layers, size: image.size }
 }
 
 #[async_trait]
@@ -127,10 +126,31 @@ impl Images for StoreImages {
             Err(_) => Vec::new(),
         };
         let summary = |image: image::Image| ImageSummary {
+            id: id(&image),
+            pulled: !image.repo_digests.is_empty(),
             names: image.repo_digests.into_iter().chain(image.names).collect(),
             size: image.size,
         };
         images.into_iter().map(summary).collect()
+    }
+
+    async fn remove(&self, ids: &[String], in_use: &BTreeSet<String>) -> Result<(), ImageError> {
+        let (store, ids, in_use) = (self.store.clone(), ids.to_vec(), in_use.clone());
+        let removed = tokio::task::spawn_blocking(move || {
+            let list = store.list()?;
+            let used =
+                list.iter().filter(|image| in_use.contains(&id(image))).map(|image| image.id).collect();
+            for image in list.iter().filter(|image| ids.contains(&id(image)) && !in_use.contains(&id(image)))
+            {
+                store.remove(&image.id.to_string())?;
+            }
+            // Somebody who adds an image at this moment makes it nothing; the next collection takes it then.
+            store.collect(&used).map(drop)
+        });
+        match removed.await {
+            Ok(result) => result.map_err(|error| ImageError::Inspect(client::ErrorChain(&error).to_string())),
+            Err(error) => Err(ImageError::Inspect(error.to_string())),
+        }
     }
 
     async fn account(&self, rootfs: Rootfs, user: String) -> Result<Account, runtime::user::UserError> {

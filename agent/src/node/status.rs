@@ -228,7 +228,12 @@ mod tests {
 
     #[test]
     fn the_largest_images_are_listed() {
-        let image = |size: u64| ImageSummary { names: vec![format!("i{size}")], size };
+        let image = |size: u64| ImageSummary {
+            id: format!("i{size}"),
+            pulled: true,
+            names: vec![format!("i{size}")],
+            size,
+        };
         let images: Vec<_> = (0..60).map(image).collect();
         let listed = listed(&images);
         assert_eq!((listed.len(), listed[0].size_bytes), (50, Some(59)));

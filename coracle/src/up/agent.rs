@@ -76,6 +76,11 @@ pub(crate) async fn start(
         manifest_url,
         objects,
         thresholds,
+        image_policy: agent::eviction::ImagePolicy {
+            high: args.image_gc_high_threshold,
+            low: args.image_gc_low_threshold.min(args.image_gc_high_threshold),
+            min_age: Duration::from_secs(args.image_gc_min_age),
+        },
         dns: agent::etc::DnsSettings {
             servers: vec![node.cluster.dns.to_string()],
             domain: node.cluster.domain.clone(),
