@@ -64,6 +64,15 @@ impl Vms {
         found
     }
 
+    #[track_caller]
+    fn six_and_no_others(&self) {
+        slowly("six pods and no others", || {
+            let list = self.kubectl(&["get", "pods", "-l", "app=six", "-o", "name"]).ok();
+            let running: usize = self.pods().values().map(BTreeSet::len).sum();
+            if list.lines().count() == 6 && running == 6 { Ok(()) } else { Err(list) }
+        });
+    }
+
     fn console(&self) {
         for node in ["n1", "n2", "n3"] {
             println!("---- console of {node} ----\n{}", self.coracle(&["vm", "logs", node]).stdout);
@@ -148,7 +157,7 @@ fn three_machines_serve_together_and_survive_the_loss_of_one() {
     );
 
     // In order: a drained node has none, and six run on.
-    vms.kubectl(&["drain", "n3", "--ignore-daemonsets", "--timeout=120s"]).ok();
+    vms.kubectl(&["drain", "n3", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s"]).ok();
     slowly("six run on the other two", || {
         let pods = vms.pods();
         let total: usize = pods.values().map(BTreeSet::len).sum();
@@ -168,13 +177,19 @@ fn three_machines_serve_together_and_survive_the_loss_of_one() {
 
     // It comes back, and nothing runs twice: what was given up on it is gone.
     println!("{}", vms.coracle(&["vm", "start"]).ok());
-    slowly("six pods and no others", || {
-        let list = vms.kubectl(&["get", "pods", "-l", "app=six", "-o", "name"]).ok();
-        let pods = vms.pods();
-        if list.lines().count() == 6 && pods.values().map(BTreeSet::len).sum::<usize>() == 6 {
-            Ok(())
-        } else {
-            Err(list)
-        }
-    });
+    vms.six_and_no_others();
+
+    // Switched off and on again it is the same cluster.
+    let before =
+        vms.kubectl(&["get", "service", "six", "-o", "jsonpath={.metadata.uid}{.spec.clusterIP}"]).ok();
+    vms.coracle(&["vm", "stop"]).ok();
+    let list = vms.coracle(&["vm", "list"]).ok();
+    assert_eq!(list.lines().filter(|line| line.ends_with("off")).count(), 3, "{list}");
+    println!("{}", vms.coracle(&["vm", "start"]).ok());
+    assert_eq!(
+        vms.kubectl(&["get", "service", "six", "-o", "jsonpath={.metadata.uid}{.spec.clusterIP}"]).ok(),
+        before
+    );
+    vms.kubectl(&["rollout", "status", "deployment/six", "--timeout=240s"]).ok();
+    vms.six_and_no_others();
 }

@@ -297,7 +297,10 @@ impl Cluster {
             tracing::warn!(%warning, "network of the virtual machines");
         }
         for node in &self.state.nodes {
-            sys::create_tap(&node.tap).map_err(|source| Error::Tap { tap: node.tap.clone(), source })?;
+            // A machine that runs holds its interface.
+            if !self.is_running(node) {
+                sys::create_tap(&node.tap).map_err(|source| Error::Tap { tap: node.tap.clone(), source })?;
+            }
             network::host::join_bridge(&node.tap, &self.state.bridge)?;
         }
         Ok(())

@@ -110,7 +110,10 @@ impl Machine {
             "-initrd",
             &self.initramfs.display().to_string(),
         ]);
-        add(&["-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all"]);
+        // The other kind of first file system stops growing at half of the memory. Without a disk, images are kept in it, and
+        // then it must be that other kind, which has extended attributes.
+        let root = if self.disk { " rootfstype=ramfs" } else { "" };
+        add(&["-append", &format!("console=ttyS0 quiet panic=-1 cgroup_no_v1=all{root}")]);
         add(&[
             "-chardev",
             &format!("file,id=console,append=on,path={}", path("console.log")),

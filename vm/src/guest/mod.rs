@@ -145,6 +145,8 @@ pub(crate) fn command(argv: &[String]) -> Command {
     let (first, rest) = argv.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
     let mut command = Command::new(if first == "coracle" { BINARY } else { first });
     command.arg0(first).args(rest).env_clear().env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin").env("HOME", "/");
+    // The console is a file on the host.
+    command.env("NO_COLOR", "1");
     // A session of its own: a signal to it is none to us.
     command.process_group(0);
     command
