@@ -130,3 +130,72 @@ spec:
     assert_eq!(exec(&cluster, "p", "echo here > /own/file; cat /all/boats/p/file"), "here\n");
     cluster.kubectl(["delete", "pod", "p"]).ok();
 }
+
+#[test]
+fn a_pod_has_a_token_that_the_server_knows() {
+    let mut cluster = Cluster::up();
+    cluster.kubectl(["create", "serviceaccount", "sailor"]).ok();
+    cluster
+        .apply(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  serviceAccountName: sailor
+  terminationGracePeriodSeconds: 0
+  securityContext: {fsGroup: 2000}
+  containers:
+  - name: a
+    image: coracle.example/busybox:1
+    command: [sleep, '100000']
+    volumeMounts: [{name: access, mountPath: /access, readOnly: true}]
+  volumes:
+  - name: access
+    projected:
+      sources:
+      - {serviceAccountToken: {path: token, expirationSeconds: 3600}}
+      - {serviceAccountToken: {path: vault/token, audience: vault, expirationSeconds: 3600}}
+      - {configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}}
+"#,
+        )
+        .ok();
+    expect(&cluster, "p", "{.status.conditions[?(@.type==\"Ready\")].status}", "True");
+    let token = exec(&cluster, "p", "cat /access/token");
+    assert_ne!(token, exec(&cluster, "p", "cat /access/vault/token"));
+    assert_eq!(exec(&cluster, "p", "stat -L -c %a:%g /access/token"), "640:2000\n");
+    let ca = cluster.machine.write("ca-of-pod", &exec(&cluster, "p", "cat /access/ca.crt"));
+    let server = cluster.kubectl(["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]).ok();
+    let whoami = |cluster: &Cluster, token: &str| {
+        let mut command = cluster.machine.command(tests::kubectl("1.36"));
+        command.args([
+            "--kubeconfig=/dev/null",
+            "--server",
+            &server,
+            "--token",
+            token,
+            "--certificate-authority",
+        ]);
+        command.arg(&ca).args(["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]);
+        let output = command.output().unwrap();
+        if output.status.success() {
+            String::from_utf8(output.stdout).unwrap()
+        } else {
+            String::from_utf8(output.stderr).unwrap()
+        }
+    };
+    assert_eq!(whoami(&cluster, &token), "system:serviceaccount:default:sailor");
+    // A token for somebody else is none for the server.
+    let refused = whoami(&cluster, &exec(&cluster, "p", "cat /access/vault/token"));
+    assert!(!refused.contains("system:serviceaccount"), "{refused}");
+    // A restart of the agent changes nothing for the pod; and with the pod its token is worth nothing.
+    cluster.kill();
+    cluster.start();
+    expect(&cluster, "p", "{.status.conditions[?(@.type==\"Ready\")].status}", "True");
+    assert_eq!(exec(&cluster, "p", "cat /access/token"), token);
+    cluster.kubectl(["delete", "pod", "p", "--grace-period=0", "--force"]).ok();
+    eventually("the token of a pod that is gone is refused", || {
+        let found = whoami(&cluster, &token);
+        if found.contains("system:serviceaccount") { Err(found) } else { Ok(()) }
+    });
+}
