@@ -211,6 +211,14 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub(crate) image_gc_min_age: u64,
 
+    /// Size at which a container's log is rotated
+    #[arg(long, value_name = "SIZE", default_value = "10Mi")]
+    pub(crate) container_log_max_size: String,
+
+    /// Files of a container's log that are kept, the one that is written to among them
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub(crate) container_log_max_files: u32,
+
     /// Most pods on this node
     #[arg(long, value_name = "N", default_value_t = 110)]
     pub(crate) max_pods: u32,

@@ -86,13 +86,23 @@ pub(crate) async fn start(
             domain: node.cluster.domain.clone(),
         },
         resolv_conf: "/etc/resolv.conf".into(),
-        logs: agent::context::LogBounds::default(),
+        logs: log_bounds(args)?,
         server: Some(agent::Serve { listener, tls: Arc::new(tls) }),
     };
     let stop = group.stop().clone();
     group.spawn("agent", agent::run(config, Some(client), stop.clone()));
     group.spawn_infallible("proxy's keeper", proxy_process::supervise(instance.clone(), node.clone(), stop));
     Ok(())
+}
+
+fn log_bounds(args: &NodeArgs) -> anyhow::Result<agent::context::LogBounds> {
+    let size = &args.container_log_max_size;
+    let parsed =
+        manifests::quantity::Quantity::parse(size).ok().and_then(|size| u64::try_from(size.value()).ok());
+    let max_size = parsed
+        .filter(|size| *size > 0)
+        .with_context(|| format!("--container-log-max-size {size:?} is not a size such as 10Mi"))?;
+    Ok(agent::context::LogBounds { max_size, max_files: args.container_log_max_files })
 }
 
 /// The well-known port if it is free, and any other if it is not: the node's object says which. An address that was
