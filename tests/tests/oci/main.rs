@@ -1,0 +1,17 @@
+//! The contract of an OCI runtime: each case runs against `coracle oci`, and against runc and crun where they are
+//! installed, so that the cases are tested as well.
+//!
+//! Cases about words (which step failed on what), and those about attacks, run against coracle alone.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests say what they compare with, and panic")]
+
+mod engines;
+mod escapes;
+mod files;
+mod hooks;
+mod lifecycle;
+mod limits;
+mod namespaces;
+mod process;
+mod seccomp;
+mod support;

@@ -1,0 +1,148 @@
+//! Namespaces: new, joined, none; id maps, names, clocks and kernel parameters.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::{Bundle, everywhere, here};
+
+const KINDS: [(&str, &str); 5] =
+    [("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("mount", "mnt")];
+
+fn own(kind: &str) -> String {
+    fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string()
+}
+
+#[test]
+fn listed_namespaces_are_new() {
+    everywhere(|bundle| {
+        let bundle = bundle.script(
+            "for n in pid net ipc uts mnt user; do readlink /proc/self/ns/$n; done; echo $$; hostname",
+        );
+        let out = bundle.run().ok();
+        let lines: Vec<&str> = out.lines().collect();
+        for ((_, kind), line) in KINDS.iter().zip(&lines) {
+            assert_ne!(*line, own(kind), "{kind}");
+        }
+        assert_eq!(lines[5], own("user"), "one that is not listed is shared");
+        assert_eq!(lines[6..], ["1", "box"]);
+    });
+}
+
+#[test]
+fn a_namespace_can_be_joined() {
+    everywhere(|bundle| {
+        let holder = bundle.another().args(&["sleep", "1000"]);
+        holder.create();
+        let pid = holder.state()["pid"].to_string();
+        let namespaces: Vec<Value> = KINDS
+            .iter()
+            .map(|(name, kind)| match *name {
+                "mount" => json!({"type": name}),
+                _ => json!({"type": name, "path": format!("/proc/{pid}/ns/{kind}")}),
+            })
+            .collect();
+        let mut bundle = bundle.with("/linux/namespaces", json!(namespaces));
+        bundle.config.as_object_mut().unwrap().remove("hostname");
+        let out = bundle
+            .script("for n in pid net ipc uts; do readlink /proc/self/ns/$n; done; hostname")
+            .run()
+            .ok();
+        let mut expected: Vec<String> = ["pid", "net", "ipc", "uts"]
+            .iter()
+            .map(|kind| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap().display().to_string())
+            .collect();
+        expected.push("box".to_owned());
+        assert_eq!(out.lines().collect::<Vec<_>>(), expected);
+    });
+}
+
+fn in_user_namespace(bundle: Bundle) -> Bundle {
+    let ids = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    // The root of the namespace must be able to reach and to write its root file system.
+    for entry in ["", "data", "tmp", "etc"] {
+        std::os::unix::fs::chown(bundle.root().join(entry), Some(100_000), Some(100_000)).unwrap();
+    }
+    let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+    fs::set_permissions(bundle.path(""), mode).unwrap();
+    bundle
+        .and("/linux/namespaces", json!({"type": "user"}))
+        .with("/linux/uidMappings", ids.clone())
+        .with("/linux/gidMappings", ids)
+}
+
+#[test]
+fn users_are_mapped() {
+    everywhere(|bundle| {
+        let bundle = in_user_namespace(bundle).script(
+            "id -u; cat /proc/self/uid_map; touch /data/x; stat -c %u /data/x; echo x > /dev/null && stat -c %t:%T /dev/null",
+        );
+        let out = bundle.run().ok();
+        let words: Vec<&str> = out.split_whitespace().collect();
+        assert_eq!(words, ["0", "0", "100000", "65536", "0", "1:3"]);
+        let made = <fs::Metadata as std::os::unix::fs::MetadataExt>::uid;
+        assert_eq!(made(&fs::metadata(bundle.root().join("data/x")).unwrap()), 100_000);
+    });
+}
+
+#[test]
+fn an_exec_joins_the_user_namespace() {
+    everywhere(|bundle| {
+        let bundle = in_user_namespace(bundle).args(&["sleep", "1000"]);
+        bundle.create();
+        bundle.start();
+        let out = bundle
+            .oci(&["exec", "-u", "5:6", &bundle.id, "sh", "-c", "id -u; id -g; cat /proc/self/uid_map"])
+            .ok();
+        assert_eq!(out.split_whitespace().collect::<Vec<_>>(), ["5", "6", "0", "100000", "65536"]);
+        bundle.oci(&["kill", &bundle.id, "KILL"]).ok();
+    });
+}
+
+#[test]
+fn clocks_have_offsets() {
+    // Debian's runc and crun know nothing of time namespaces.
+    here(|bundle| {
+        let bundle = bundle
+            .and("/linux/namespaces", json!({"type": "time"}))
+            .with("/linux/timeOffsets", json!({"boottime": {"secs": 8_640_000}}))
+            .script("cut -d. -f1 /proc/uptime");
+        let seconds: u64 = bundle.run().ok().trim().parse().unwrap();
+        assert!(seconds >= 8_640_000, "{seconds}");
+    });
+}
+
+#[test]
+fn cgroup_namespaces_hide_where_we_are() {
+    everywhere(|bundle| {
+        let bundle = bundle
+            .and("/linux/namespaces", json!({"type": "cgroup"}))
+            .script("grep -E ':(memory|pids):|^0::/' /proc/self/cgroup | grep -vc ':/$'; true");
+        let out = bundle.run().ok();
+        // runc leaves the process out of a version 2 hierarchy beside version 1.
+        assert!(bundle.runtime.name != "coracle" || out == "0\n", "{out}");
+    });
+}
+
+#[test]
+fn parameters_belong_to_namespaces() {
+    everywhere(|bundle| {
+        let sysctls = json!({"net.ipv4.ip_forward": "1", "kernel.shmmax": "4096"});
+        let bundle = bundle.with("/linux/sysctl", sysctls);
+        let bundle = bundle.script("cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shmmax");
+        assert_eq!(bundle.run().ok(), "1\n4096\n");
+        bundle.another().with("/linux/sysctl", json!({"vm.overcommit_memory": "1"})).run().fails();
+        let mut shared = bundle.another().with("/linux/sysctl", json!({"net.ipv4.ip_forward": "1"}));
+        shared.config["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != "network");
+        shared.config["mounts"].as_array_mut().unwrap().retain(|one| one["type"] != "sysfs");
+        shared.run().fails();
+    });
+}
+
+#[test]
+fn the_loopback_is_up() {
+    everywhere(|bundle| {
+        let bundle = bundle.script("cat /sys/class/net/lo/carrier; ls /sys/class/net | wc -l");
+        assert!(bundle.run().ok().starts_with("1\n"));
+    });
+}
