@@ -13,10 +13,11 @@ use tokio::time::Instant;
 
 use super::thresholds::Supply;
 use crate::machine::{ImageSummary, Images};
+use crate::names::uid;
 use crate::pod::observe::ephemeral;
 use crate::pod::worker::View;
 
-/// How often a disk that cannot be relieved is complained about.
+/// How long a disk that cannot be relieved is left alone, and how often it is complained about.
 const AGAIN: Duration = Duration::from_secs(300);
 
 /// When images go.
@@ -85,20 +86,30 @@ pub(super) struct Collector {
     images: Arc<dyn Images>,
     policy: ImagePolicy,
     seen: BTreeMap<String, Times>,
+    /// When looking for images was of no use, and which pods there were.
+    fruitless: Option<(Instant, BTreeSet<String>)>,
     complained: Option<Instant>,
 }
 
 impl Collector {
     pub(super) fn new(images: Arc<dyn Images>, policy: ImagePolicy) -> Self {
-        Self { images, policy, seen: BTreeMap::new(), complained: None }
+        Self { images, policy, seen: BTreeMap::new(), fruitless: None, complained: None }
     }
 
     /// Removes images if the disk is fuller than it should be; says what to complain about.
     pub(super) async fn relieve(&mut self, disk: Supply, views: &[View]) -> Option<(EventType, String)> {
         let wanted = self.policy.excess(disk)?;
+        let pods: BTreeSet<String> = views.iter().map(|view| uid(&view.pod).to_owned()).collect();
+        // With the same pods the same images are in use: looking again at once would find no more.
+        if self.fruitless.as_ref().is_some_and(|(at, then)| at.elapsed() < AGAIN && *then == pods) {
+            return None;
+        }
         let found = self.remove(wanted, self.policy.min_age, views).await;
-        let quiet = self.complained.is_some_and(|at| at.elapsed() < AGAIN);
-        if found >= wanted || quiet {
+        if found >= wanted {
+            return None;
+        }
+        self.fruitless = Some((Instant::now(), pods));
+        if self.complained.is_some_and(|at| at.elapsed() < AGAIN) {
             return None;
         }
         self.complained = Some(Instant::now());

@@ -66,11 +66,16 @@ impl FileSource {
             // The watch is set before the directory is read, so that no change falls between the two.
             let failure = match self.watch() {
                 Ok(mut watcher) => {
-                    self.rescan(&mut files, &report);
-                    publish(&files, &wanted);
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        error = self.follow(&mut watcher, &mut files, &wanted, &report) => error,
+                    match self.rescan(&mut files, &report) {
+                        // What could not be read must not look as if nothing were wanted.
+                        Err(error) => Some(error),
+                        Ok(()) => {
+                            publish(&files, &wanted);
+                            tokio::select! {
+                                () = stop.cancelled() => return,
+                                error = self.follow(&mut watcher, &mut files, &wanted, &report) => error,
+                            }
+                        }
                     }
                 }
                 Err(error) => Some(error),
@@ -123,7 +128,9 @@ impl FileSource {
             let mut names = BTreeSet::new();
             for change in &changes {
                 if change.flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-                    self.rescan(files, report);
+                    if let Err(error) = self.rescan(files, report) {
+                        return Some(error);
+                    }
                 } else if change.flags.intersects(
                     ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT,
                 ) {
@@ -142,21 +149,18 @@ impl FileSource {
     }
 
     /// Reads everything; what is not there any more goes.
-    fn rescan(&self, files: &mut BTreeMap<PathBuf, FileState>, report: &impl Fn(Problem)) {
+    fn rescan(&self, files: &mut BTreeMap<PathBuf, FileState>, report: &impl Fn(Problem)) -> io::Result<()> {
         let mut paths: BTreeSet<PathBuf> = files.keys().cloned().collect();
-        match std::fs::read_dir(&self.dir) {
-            Ok(entries) => {
-                let entries = entries.flatten().filter(|entry| is_manifest(&entry.file_name()));
-                paths.extend(entries.map(|entry| entry.path()));
-            }
-            Err(error) => {
-                tracing::warn!(dir = %self.dir.display(), %error, "cannot read the directory of manifests");
-                return;
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if is_manifest(&entry.file_name()) {
+                paths.insert(entry.path());
             }
         }
         for path in paths {
             self.read(&path, files, report);
         }
+        Ok(())
     }
 
     fn read(&self, path: &Path, files: &mut BTreeMap<PathBuf, FileState>, report: &impl Fn(Problem)) {
