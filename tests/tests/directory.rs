@@ -60,6 +60,10 @@ struct Directory {
 
 impl Directory {
     fn start(files: &[(&str, &str)]) -> Self {
+        Self::of("agent", files)
+    }
+
+    fn of(subcommand: &str, files: &[(&str, &str)]) -> Self {
         let machine = Machine::new();
         let path = machine.path("manifests");
         std::fs::create_dir(&path).unwrap();
@@ -67,7 +71,7 @@ impl Directory {
             std::fs::write(path.join(name), text).unwrap();
         }
         let options = Options {
-            subcommand: vec!["agent".to_owned()],
+            subcommand: vec![subcommand.to_owned()],
             args: vec![
                 "--manifests".to_owned(),
                 path.display().to_string(),
@@ -225,4 +229,20 @@ fn broken_files_are_reported_and_change_nothing() {
     // Repaired.
     directory.write("b.yaml", &page.replace("replicas: 2", "replicas: 1"));
     directory.expect(&deployment, "{.spec.replicas}{.status.readyReplicas}", "11");
+}
+
+#[test]
+fn a_directory_beside_an_api_that_others_write_to() {
+    let directory = Directory::of("up", &[("a.yaml", NAMESPACE), ("b.yaml", BACKEND)]);
+    let deployment = ["deployment", "web", "-n", "shop"];
+    directory.expect(&deployment, "{.status.readyReplicas}", "2");
+    // What others make and change stays, also in objects that are from files.
+    directory.cluster.kubectl(["create", "configmap", "own", "-n", "shop"]).ok();
+    directory.cluster.kubectl(["annotate", "deployment", "web", "-n", "shop", "note=mine"]).ok();
+    directory.write("b.yaml", &BACKEND.replace("replicas: 2", "replicas: 1"));
+    directory.expect(&deployment, "{.spec.replicas}{.status.readyReplicas}", "11");
+    assert_eq!(directory.get(&deployment, "{.metadata.annotations.note}"), "mine");
+    directory.remove("b.yaml");
+    directory.gone(&["deployments,pods,services,secrets", "-n", "shop"]);
+    directory.expect(&["configmap", "own", "-n", "shop"], "{.metadata.name}", "own");
 }
