@@ -80,7 +80,6 @@ pub(super) fn events(engine: &Engine, id: &str, once: bool, interval: &str) -> a
         if once {
             return Ok(());
         }
-        #[expect(clippy::disallowed_methods, reason = "a program of one thread that was asked to wait")]
         std::thread::sleep(interval);
     }
 }

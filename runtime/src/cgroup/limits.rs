@@ -273,21 +273,26 @@ const DEVICES: [(DeviceType, i64, i64, &str); 10] = [
 
 /// One line for the kernel's lists.
 #[derive(Debug, Clone, PartialEq)]
-struct Rule {
-    allow: bool,
-    kind: DeviceType,
-    major: i64,
-    minor: i64,
-    access: Vec<DevicePermissions>,
+pub(super) struct Rule {
+    pub(super) allow: bool,
+    pub(super) kind: DeviceType,
+    /// -1 for any.
+    pub(super) major: i64,
+    pub(super) minor: i64,
+    pub(super) access: Vec<DevicePermissions>,
 }
 
-/// Restricts a container to its devices. On v2 this takes a BPF program, which is not built yet: there,
-/// containers are kept from devices by not having the nodes and CAP_MKNOD alone.
+/// Restricts a container to its devices: by the lists of v1, or by a program on v2.
 pub(crate) fn apply_devices(
     cgroup: &Cgroup,
     path: &Path,
+    layout: &Layout,
     resources: Option<&LinuxResources>,
 ) -> Result<(), CgroupError> {
+    if let Some(unified) = layout.unified.as_ref().filter(|_| layout.mode() == super::Mode::V2) {
+        let wanted = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+        return super::device_program::guard(&unified.join(path), &rules(wanted)?);
+    }
     let Some(devices) = cgroup.controller_of::<DevicesController>() else { return Ok(()) };
     let setter = Setter { path };
     let wanted = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();

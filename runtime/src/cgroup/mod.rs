@@ -16,6 +16,7 @@
 //! *itself*, by writing `0` to `tasks`, cannot fork meanwhile, and the kernel spares the wait. New processes
 //! have one thread, so that is how they enter their cgroups.
 
+mod device_program;
 mod layout;
 mod limits;
 mod stats;

@@ -153,7 +153,7 @@ impl Tree {
         let inherited: Vec<&Hierarchy> =
             self.layout.v1.iter().filter(|hierarchy| hierarchy.mount.join(&parent).is_dir()).collect();
         let cgroup = self.create(&path, resources, &inherited)?;
-        apply_devices(&cgroup, &path, resources)?;
+        apply_devices(&cgroup, &path, &self.layout, resources)?;
         if let Some(resources) = resources {
             apply(&cgroup, &path, &self.layout, resources)?;
         }
@@ -173,7 +173,7 @@ impl Tree {
         for hierarchy in all.iter().filter(|hierarchy| hierarchy.is_named()) {
             make_directory(&hierarchy.mount.join(path))?;
         }
-        apply_devices(&cgroup, path, resources)?;
+        apply_devices(&cgroup, path, &self.layout, resources)?;
         if let Some(resources) = resources {
             apply(&cgroup, path, &self.layout, resources)?;
         }

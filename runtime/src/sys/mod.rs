@@ -5,6 +5,7 @@
     reason = "this module is where the crate's unsafe code lives, each block with its proof"
 )]
 
+pub(crate) mod bpf;
 pub(crate) mod mount;
 pub(crate) mod process;
 
