@@ -12,9 +12,10 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::{
     apps::v1 as apps, authentication::v1 as authentication, authorization::v1 as authorization,
-    autoscaling::v1 as autoscaling, certificates::v1 as certificates, coordination::v1 as coordination,
-    core::v1 as core, discovery::v1 as discovery, events::v1 as events, policy::v1 as policy,
-    rbac::v1 as rbac, scheduling::v1 as scheduling,
+    autoscaling::v1 as autoscaling, batch::v1 as batch, certificates::v1 as certificates,
+    coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+    networking::v1 as networking, node::v1 as node, policy::v1 as policy, rbac::v1 as rbac,
+    scheduling::v1 as scheduling, storage::v1 as storage,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use k8s_openapi::{ListableResource, Resource};
@@ -53,6 +54,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     roots.stored::<discovery::EndpointSlice>();
     roots.stored::<events::Event>();
     roots.stored::<scheduling::PriorityClass>();
+    roots.stored::<apps::ControllerRevision>();
+    roots.stored::<apps::DaemonSet>();
+    roots.stored::<apps::StatefulSet>();
+    roots.stored::<batch::CronJob>();
+    roots.stored::<batch::Job>();
+    roots.stored::<core::PersistentVolume>();
+    roots.stored::<core::PersistentVolumeClaim>();
+    roots.stored::<core::PodTemplate>();
+    roots.stored::<core::ReplicationController>();
+    roots.stored::<networking::Ingress>();
+    roots.stored::<networking::IngressClass>();
+    roots.stored::<networking::NetworkPolicy>();
+    roots.stored::<node::RuntimeClass>();
+    roots.stored::<storage::CSIDriver>();
+    roots.stored::<storage::CSINode>();
+    roots.stored::<storage::CSIStorageCapacity>();
+    roots.stored::<storage::StorageClass>();
+    roots.stored::<storage::VolumeAttachment>();
     roots.stored::<certificates::CertificateSigningRequest>();
     roots.stored::<rbac::ClusterRole>();
     roots.stored::<rbac::ClusterRoleBinding>();

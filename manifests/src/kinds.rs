@@ -321,6 +321,187 @@ pub const CERTIFICATE_SIGNING_REQUEST: Kind = Kind {
     ..CORE
 };
 
+/// DaemonSets.
+pub const DAEMON_SET: Kind = Kind {
+    kind: "DaemonSet",
+    plural: "daemonsets",
+    singular: "daemonset",
+    short_names: &["ds"],
+    subresources: &[status("DaemonSet")],
+    ..DEPLOYMENT
+};
+
+/// StatefulSets.
+pub const STATEFUL_SET: Kind = Kind {
+    kind: "StatefulSet",
+    plural: "statefulsets",
+    singular: "statefulset",
+    short_names: &["sts"],
+    subresources: &[SCALE, status("StatefulSet")],
+    ..DEPLOYMENT
+};
+
+/// States that a DaemonSet or StatefulSet had.
+pub const CONTROLLER_REVISION: Kind = Kind {
+    group: "apps",
+    kind: "ControllerRevision",
+    plural: "controllerrevisions",
+    singular: "controllerrevision",
+    ..CORE
+};
+
+/// Jobs.
+pub const JOB: Kind = Kind {
+    group: "batch",
+    kind: "Job",
+    plural: "jobs",
+    singular: "job",
+    categories: &["all"],
+    has_generation: true,
+    subresources: &[status("Job")],
+    ..CORE
+};
+
+/// Jobs by a schedule.
+pub const CRON_JOB: Kind = Kind {
+    kind: "CronJob",
+    plural: "cronjobs",
+    singular: "cronjob",
+    short_names: &["cj"],
+    subresources: &[status("CronJob")],
+    ..JOB
+};
+
+/// ReplicationControllers, which ReplicaSets have followed.
+pub const REPLICATION_CONTROLLER: Kind = Kind {
+    kind: "ReplicationController",
+    plural: "replicationcontrollers",
+    singular: "replicationcontroller",
+    short_names: &["rc"],
+    categories: &["all"],
+    has_generation: true,
+    subresources: &[SCALE, status("ReplicationController")],
+    ..CORE
+};
+
+/// Templates of pods, kept for whoever uses them.
+pub const POD_TEMPLATE: Kind = Kind {
+    kind: "PodTemplate",
+    plural: "podtemplates",
+    singular: "podtemplate",
+    has_generation: true,
+    ..CORE
+};
+
+/// Volumes of the cluster.
+pub const PERSISTENT_VOLUME: Kind = Kind {
+    kind: "PersistentVolume",
+    plural: "persistentvolumes",
+    singular: "persistentvolume",
+    short_names: &["pv"],
+    namespaced: false,
+    subresources: &[status("PersistentVolume")],
+    ..CORE
+};
+
+/// Claims to volumes.
+pub const PERSISTENT_VOLUME_CLAIM: Kind = Kind {
+    kind: "PersistentVolumeClaim",
+    plural: "persistentvolumeclaims",
+    singular: "persistentvolumeclaim",
+    short_names: &["pvc"],
+    subresources: &[status("PersistentVolumeClaim")],
+    ..CORE
+};
+
+/// How volumes are made.
+pub const STORAGE_CLASS: Kind = Kind {
+    group: "storage.k8s.io",
+    kind: "StorageClass",
+    plural: "storageclasses",
+    singular: "storageclass",
+    short_names: &["sc"],
+    namespaced: false,
+    ..CORE
+};
+
+/// Storage drivers.
+pub const CSI_DRIVER: Kind = Kind {
+    kind: "CSIDriver",
+    plural: "csidrivers",
+    singular: "csidriver",
+    short_names: &[],
+    has_generation: true,
+    ..STORAGE_CLASS
+};
+
+/// Storage drivers of a node.
+pub const CSI_NODE: Kind =
+    Kind { kind: "CSINode", plural: "csinodes", singular: "csinode", short_names: &[], ..STORAGE_CLASS };
+
+/// How much storage there is where.
+pub const CSI_STORAGE_CAPACITY: Kind = Kind {
+    kind: "CSIStorageCapacity",
+    plural: "csistoragecapacities",
+    singular: "csistoragecapacity",
+    short_names: &[],
+    namespaced: true,
+    ..STORAGE_CLASS
+};
+
+/// Volumes on their way to nodes.
+pub const VOLUME_ATTACHMENT: Kind = Kind {
+    kind: "VolumeAttachment",
+    plural: "volumeattachments",
+    singular: "volumeattachment",
+    short_names: &[],
+    subresources: &[status("VolumeAttachment")],
+    ..STORAGE_CLASS
+};
+
+/// Ways into the cluster by HTTP.
+pub const INGRESS: Kind = Kind {
+    group: "networking.k8s.io",
+    kind: "Ingress",
+    plural: "ingresses",
+    singular: "ingress",
+    short_names: &["ing"],
+    has_generation: true,
+    subresources: &[status("Ingress")],
+    ..CORE
+};
+
+/// Who serves Ingresses.
+pub const INGRESS_CLASS: Kind = Kind {
+    kind: "IngressClass",
+    plural: "ingressclasses",
+    singular: "ingressclass",
+    short_names: &[],
+    namespaced: false,
+    subresources: &[],
+    ..INGRESS
+};
+
+/// Which pods may speak with whom.
+pub const NETWORK_POLICY: Kind = Kind {
+    kind: "NetworkPolicy",
+    plural: "networkpolicies",
+    singular: "networkpolicy",
+    short_names: &["netpol"],
+    subresources: &[],
+    ..INGRESS
+};
+
+/// Ways to run pods.
+pub const RUNTIME_CLASS: Kind = Kind {
+    group: "node.k8s.io",
+    kind: "RuntimeClass",
+    plural: "runtimeclasses",
+    singular: "runtimeclass",
+    namespaced: false,
+    ..CORE
+};
+
 /// Every served kind; groups in discovery's order, kinds in alphabetical order of their URL names.
 pub const KINDS: &[&Kind] = &[
     &CONFIG_MAP,
@@ -328,12 +509,19 @@ pub const KINDS: &[&Kind] = &[
     &EVENT,
     &NAMESPACE,
     &NODE,
+    &PERSISTENT_VOLUME_CLAIM,
+    &PERSISTENT_VOLUME,
     &POD,
+    &POD_TEMPLATE,
+    &REPLICATION_CONTROLLER,
     &SECRET,
     &SERVICE_ACCOUNT,
     &SERVICE,
+    &CONTROLLER_REVISION,
+    &DAEMON_SET,
     &DEPLOYMENT,
     &REPLICA_SET,
+    &STATEFUL_SET,
     &EVENTS_EVENT,
     &SELF_SUBJECT_REVIEW,
     &TOKEN_REVIEW,
@@ -341,11 +529,22 @@ pub const KINDS: &[&Kind] = &[
     &SELF_SUBJECT_ACCESS_REVIEW,
     &SELF_SUBJECT_RULES_REVIEW,
     &SUBJECT_ACCESS_REVIEW,
+    &CRON_JOB,
+    &JOB,
     &CERTIFICATE_SIGNING_REQUEST,
+    &INGRESS_CLASS,
+    &INGRESS,
+    &NETWORK_POLICY,
     &CLUSTER_ROLE_BINDING,
     &CLUSTER_ROLE,
     &ROLE_BINDING,
     &ROLE,
+    &CSI_DRIVER,
+    &CSI_NODE,
+    &CSI_STORAGE_CAPACITY,
+    &STORAGE_CLASS,
+    &VOLUME_ATTACHMENT,
+    &RUNTIME_CLASS,
     &LEASE,
     &PRIORITY_CLASS,
     &ENDPOINT_SLICE,
@@ -450,7 +649,17 @@ mod tests {
         assert_eq!(by_resource("", "v1", "configmaps"), Some(&CONFIG_MAP));
         assert_eq!(
             by_category("all").map(|row| row.plural).collect::<Vec<_>>(),
-            ["pods", "services", "deployments", "replicasets"]
+            [
+                "pods",
+                "replicationcontrollers",
+                "services",
+                "daemonsets",
+                "deployments",
+                "replicasets",
+                "statefulsets",
+                "cronjobs",
+                "jobs"
+            ]
         );
     }
 

@@ -136,6 +136,48 @@ fn permissions(cluster: &Cluster, version: &str) {
         assert_eq!(who.ok(), "admin");
     }
     kubectl(&["delete", "namespace", "guarded", "--timeout=60s"]).ok();
+    certificate(cluster, version);
+}
+
+/// A certificate for a new user: asked for, approved, signed.
+fn certificate(cluster: &Cluster, version: &str) {
+    let kubectl = |args: &[&str]| cluster.kubectl_version(version, args);
+    let key = cluster.machine.path("new.key");
+    let request = cluster.machine.path("new.csr");
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-new",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/O=devs/CN=new",
+        ])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&request)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let encoded = std::process::Command::new("base64").arg("-w0").arg(&request).output().unwrap();
+    let text = format!(
+        "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: new}}\nspec:\n  request: \
+         {}\n  signerName: kubernetes.io/kube-apiserver-client\n  usages: [client auth]\n",
+        String::from_utf8_lossy(&encoded.stdout)
+    );
+    let file = cluster.machine.write("csr.yaml", &text);
+    kubectl(&["create", "-f", file.to_str().unwrap()]).ok();
+    assert!(kubectl(&["get", "csr"]).ok().contains("Pending"));
+    kubectl(&["certificate", "approve", "new"]).ok();
+    eventually("the certificate is signed", || {
+        let shown = kubectl(&["get", "csr", "new"]).ok();
+        if shown.contains("Approved,Issued") { Ok(()) } else { Err(shown) }
+    });
+    kubectl(&["delete", "csr", "new"]).ok();
 }
 
 fn check(version: &str) {

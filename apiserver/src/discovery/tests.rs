@@ -118,8 +118,9 @@ fn aggregated() {
     assert_eq!(named["apiVersion"], "apidiscovery.k8s.io/v2beta1");
     let apps = &named["items"][0];
     assert_eq!(apps["metadata"]["name"], "apps");
+    let resources = apps["versions"][0]["resources"].as_array().unwrap();
     assert_eq!(
-        apps["versions"][0]["resources"][0],
+        *resources.iter().find(|resource| resource["resource"] == "deployments").unwrap(),
         json!({
             "resource": "deployments",
             "responseKind": {"group": "apps", "version": "v1", "kind": "Deployment"},

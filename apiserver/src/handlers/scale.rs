@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use manifests::json::Document;
-use manifests::k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use manifests::k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use manifests::k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
-use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use manifests::k8s_openapi::api::core::v1::ReplicationController;
+use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use manifests::selector::Selector;
 use manifests::status::ApiError;
 use serde_json::Value;
@@ -136,9 +137,16 @@ fn current_scale(object: &dyn AnyObject, current: &Current) -> Option<Scale> {
 /// The Scale that an object has.
 fn scale_of(object: &dyn AnyObject) -> Option<Scale> {
     let any = object.as_any();
+    let owned;
     let (replicas, have, selector) = if let Some(deployment) = any.downcast_ref::<Deployment>() {
         let spec = &deployment.spec;
         (spec.replicas, deployment.status.as_ref().and_then(|status| status.replicas), &spec.selector)
+    } else if let Some(set) = any.downcast_ref::<StatefulSet>() {
+        (set.spec.replicas, set.status.as_ref().map(|status| status.replicas), &set.spec.selector)
+    } else if let Some(controller) = any.downcast_ref::<ReplicationController>() {
+        let spec = controller.spec.clone().unwrap_or_default();
+        owned = LabelSelector { match_labels: spec.selector, match_expressions: None };
+        (spec.replicas, controller.status.as_ref().map(|status| status.replicas), &owned)
     } else {
         let set = any.downcast_ref::<ReplicaSet>()?;
         let spec = &set.spec;
@@ -168,5 +176,9 @@ fn set_replicas(object: &mut dyn AnyObject, replicas: i32) {
         deployment.spec.replicas = Some(replicas);
     } else if let Some(set) = any.downcast_mut::<ReplicaSet>() {
         set.spec.replicas = Some(replicas);
+    } else if let Some(set) = any.downcast_mut::<StatefulSet>() {
+        set.spec.replicas = Some(replicas);
+    } else if let Some(controller) = any.downcast_mut::<ReplicationController>() {
+        controller.spec.get_or_insert_default().replicas = Some(replicas);
     }
 }

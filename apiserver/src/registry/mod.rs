@@ -12,6 +12,7 @@ pub(crate) mod kind;
 mod lease;
 mod namespace;
 mod node;
+mod plain;
 mod pod;
 mod priority_class;
 mod rbac;
@@ -173,6 +174,24 @@ impl Registry {
             Row::new(&kinds::REPLICA_SET, Typed::<workload::ReplicaSet>::HOOKS),
             Row::new(&kinds::LEASE, Typed::<lease::Lease>::HOOKS),
             Row::new(&kinds::PRIORITY_CLASS, Typed::<priority_class::PriorityClass>::HOOKS),
+            Row::new(&kinds::DAEMON_SET, Typed::<plain::DaemonSet>::HOOKS),
+            Row::new(&kinds::STATEFUL_SET, Typed::<plain::StatefulSet>::HOOKS),
+            Row::new(&kinds::CONTROLLER_REVISION, Typed::<plain::ControllerRevision>::HOOKS),
+            Row::new(&kinds::JOB, Typed::<plain::Job>::HOOKS),
+            Row::new(&kinds::CRON_JOB, Typed::<plain::CronJob>::HOOKS),
+            Row::new(&kinds::REPLICATION_CONTROLLER, Typed::<plain::ReplicationController>::HOOKS),
+            Row::new(&kinds::POD_TEMPLATE, Typed::<plain::PodTemplate>::HOOKS),
+            Row::new(&kinds::PERSISTENT_VOLUME, Typed::<plain::PersistentVolume>::HOOKS),
+            Row::new(&kinds::PERSISTENT_VOLUME_CLAIM, Typed::<plain::PersistentVolumeClaim>::HOOKS),
+            Row::new(&kinds::STORAGE_CLASS, Typed::<plain::StorageClass>::HOOKS),
+            Row::new(&kinds::CSI_DRIVER, Typed::<plain::CsiDriver>::HOOKS),
+            Row::new(&kinds::CSI_NODE, Typed::<plain::CsiNode>::HOOKS),
+            Row::new(&kinds::CSI_STORAGE_CAPACITY, Typed::<plain::CsiStorageCapacity>::HOOKS),
+            Row::new(&kinds::VOLUME_ATTACHMENT, Typed::<plain::VolumeAttachment>::HOOKS),
+            Row::new(&kinds::INGRESS, Typed::<plain::Ingress>::HOOKS),
+            Row::new(&kinds::INGRESS_CLASS, Typed::<plain::IngressClass>::HOOKS),
+            Row::new(&kinds::NETWORK_POLICY, Typed::<plain::NetworkPolicy>::HOOKS),
+            Row::new(&kinds::RUNTIME_CLASS, Typed::<plain::RuntimeClass>::HOOKS),
             Row::new(&kinds::ROLE, Typed::<rbac::Role>::HOOKS),
             Row::new(&kinds::ROLE_BINDING, Typed::<rbac::RoleBinding>::HOOKS),
             Row::new(&kinds::CLUSTER_ROLE, Typed::<rbac::ClusterRole>::HOOKS),

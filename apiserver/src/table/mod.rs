@@ -11,6 +11,7 @@ mod event;
 mod human;
 mod network;
 mod node;
+mod plain;
 mod pod;
 mod simple;
 mod workload;
@@ -89,6 +90,22 @@ fn printer(kind: &Kind) -> &'static Printer {
         ("", "ServiceAccount") => &simple::SERVICE_ACCOUNT,
         ("apps", "Deployment") => &workload::DEPLOYMENT,
         ("apps", "ReplicaSet") => &workload::REPLICA_SET,
+        ("apps", "DaemonSet") => &plain::DAEMON_SET,
+        ("apps", "StatefulSet") => &plain::STATEFUL_SET,
+        ("apps", "ControllerRevision") => &plain::CONTROLLER_REVISION,
+        ("", "ReplicationController") => &plain::REPLICATION_CONTROLLER,
+        ("", "PersistentVolume") => &plain::PERSISTENT_VOLUME,
+        ("", "PersistentVolumeClaim") => &plain::PERSISTENT_VOLUME_CLAIM,
+        ("batch", "Job") => &plain::JOB,
+        ("batch", "CronJob") => &plain::CRON_JOB,
+        ("storage.k8s.io", "StorageClass") => &plain::STORAGE_CLASS,
+        ("networking.k8s.io", "Ingress") => &plain::INGRESS,
+        ("networking.k8s.io", "IngressClass") => &plain::INGRESS_CLASS,
+        ("networking.k8s.io", "NetworkPolicy") => &plain::NETWORK_POLICY,
+        ("node.k8s.io", "RuntimeClass") => &plain::RUNTIME_CLASS,
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => &plain::ROLE,
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => &plain::ROLE_BINDING,
+        ("certificates.k8s.io", "CertificateSigningRequest") => &plain::CERTIFICATE_SIGNING_REQUEST,
         ("autoscaling", "Scale") => &workload::SCALE,
         ("coordination.k8s.io", "Lease") => &simple::LEASE,
         ("discovery.k8s.io", "EndpointSlice") => &network::ENDPOINT_SLICE,

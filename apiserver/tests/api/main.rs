@@ -8,6 +8,7 @@ mod deletion;
 mod faults;
 mod forms;
 mod namespaces;
+mod plain;
 mod pods;
 mod roles;
 mod services;

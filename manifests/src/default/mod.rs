@@ -3,8 +3,12 @@
 //! Follows `pkg/apis/{core,apps,discovery}/v1/defaults.go`. What needs to know the cluster is not here but in the API
 //! server's admission: priority, service account, default tolerations, addresses of services.
 
+mod batch;
+mod network_policy;
 mod pod;
 mod service;
+mod sets;
+mod storage;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -14,8 +18,12 @@ use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subje
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
+pub use batch::{cron_job, job};
+pub use network_policy::network_policy;
 pub use pod::{pod, pod_template};
 pub use service::{endpoint_slice, endpoints, service};
+pub use sets::{daemon_set, replication_controller, stateful_set, stored_pod_template};
+pub use storage::{csi_driver, persistent_volume, persistent_volume_claim, storage_class};
 pub use workload::{deployment, replica_set};
 
 use crate::quantity::Quantity;

@@ -7,10 +7,12 @@
 //! Follows `pkg/apis/*/validation` of Kubernetes. Left out on purpose: fields that only matter on Windows, annotations
 //! that were replaced by fields (AppArmor, seccomp), and the inside of volume sources that coracle does not mount.
 
+mod batch;
 mod certificate;
 mod config;
 mod endpoints;
 mod event;
+mod ingress;
 mod ip;
 mod lease;
 mod meta;
@@ -22,16 +24,23 @@ mod rbac;
 mod request;
 mod resource;
 mod service;
+mod sets;
+mod storage;
 mod workload;
 
 use serde::Serialize;
 
+pub use batch::{cron_job, cron_job_update, job, job_status_update, job_update};
 pub use certificate::{certificate_signing_request, certificate_signing_request_update};
 pub use config::{
     config_map, config_map_update, secret, secret_update, service_account, service_account_update,
 };
 pub use endpoints::{endpoint_slice, endpoint_slice_update, endpoints, endpoints_update};
 pub use event::{event, event_update};
+pub use ingress::{
+    ingress, ingress_class, ingress_class_update, ingress_update, network_policy, network_policy_update,
+    runtime_class, runtime_class_update,
+};
 pub use lease::{lease, lease_update};
 pub use meta::{object_meta, object_meta_update};
 pub use namespace::{namespace, namespace_finalize_update, namespace_status_update, namespace_update};
@@ -44,6 +53,17 @@ pub use rbac::{
 };
 pub use request::{LogOptions, delete_options, dry_run, field_manager, field_validation, log_options};
 pub use service::{service, service_status_update, service_update};
+pub use sets::{
+    controller_revision, controller_revision_update, daemon_set, daemon_set_update, replication_controller,
+    replication_controller_update, stateful_set, stateful_set_update, stored_pod_template,
+    stored_pod_template_update,
+};
+pub use storage::{
+    csi_driver, csi_driver_update, csi_node, csi_node_update, csi_storage_capacity,
+    csi_storage_capacity_update, persistent_volume, persistent_volume_claim, persistent_volume_claim_update,
+    persistent_volume_update, storage_class, storage_class_update, volume_attachment,
+    volume_attachment_update,
+};
 pub use workload::{
     deployment, deployment_status_update, deployment_update, replica_set, replica_set_status_update,
     replica_set_update, scale,

@@ -163,7 +163,7 @@ fn replica_set_spec(spec: &ReplicaSetSpec, errors: &mut ErrorList) {
     selector_and_template(&spec.selector, spec.template.as_ref(), &path, errors);
 }
 
-fn selector_and_template(
+pub(super) fn selector_and_template(
     selector: &LabelSelector,
     template: Option<&PodTemplateSpec>,
     path: &Path,
