@@ -65,6 +65,16 @@ pub(crate) fn apply(
         let bytes = u64::try_from(limit.limit()).unwrap_or(u64::MAX);
         setter.set("the limit on huge pages", pages.set_limit_in_bytes(limit.page_size(), bytes))?;
     }
+    // Neither is made for a container, so that asking for it must not be passed over.
+    if let Some(network) = resources.network()
+        && (network.class_id().is_some_and(|class| class != 0)
+            || network.priorities().as_ref().is_some_and(|all| !all.is_empty()))
+    {
+        return Err(missing("net_cls", "a class or priority of network packets"));
+    }
+    if resources.rdma().as_ref().is_some_and(|all| !all.is_empty()) {
+        return Err(missing("rdma", "a limit on RDMA"));
+    }
     if let Some(files) = resources.unified().as_ref().filter(|files| !files.is_empty()) {
         unified(path, layout, files)?;
     }
@@ -168,6 +178,7 @@ fn cpu(cgroup: &Cgroup, setter: &Setter<'_>, limits: &LinuxCpu) -> Result<(), Cg
             }
         }
     }
+    rarer_cpu(cgroup, limits)?;
     if limits.cpus().is_some() || limits.mems().is_some() {
         let cpuset: &CpuSetController =
             cgroup.controller_of().ok_or(missing("cpuset", "a choice of CPUs"))?;
@@ -177,6 +188,31 @@ fn cpu(cgroup: &Cgroup, setter: &Setter<'_>, limits: &LinuxCpu) -> Result<(), Cg
         if let Some(mems) = limits.mems().as_ref().filter(|mems| !mems.is_empty()) {
             setter.set("cpuset.mems", cpuset.set_mems(mems))?;
         }
+    }
+    Ok(())
+}
+
+/// What the `cgroups-rs` crate does not know: burst, idle, and real time, which version 2 does not have.
+fn rarer_cpu(cgroup: &Cgroup, limits: &LinuxCpu) -> Result<(), CgroupError> {
+    let v2 = cgroup.v2();
+    let real_time = limits.realtime_period().is_some() || limits.realtime_runtime().is_some();
+    if v2 && real_time {
+        return Err(missing("cpu (version 1)", "a limit on real-time processes"));
+    }
+    let files = [
+        (
+            if v2 { "cpu.max.burst" } else { "cpu.cfs_burst_us" },
+            limits.burst().map(|burst| burst.to_string()),
+        ),
+        ("cpu.idle", limits.idle().map(|idle| idle.to_string())),
+        ("cpu.rt_period_us", limits.realtime_period().map(|period| period.to_string())),
+        ("cpu.rt_runtime_us", limits.realtime_runtime().map(|runtime| runtime.to_string())),
+    ];
+    for (file, value) in files {
+        let Some(value) = value else { continue };
+        let cpu: &CpuController = cgroup.controller_of().ok_or(missing("cpu", "a limit on CPU time"))?;
+        let path = cpu.path().join(file);
+        fs::write(&path, value).map_err(|source| CgroupError::Io { what: "writing", path, source })?;
     }
     Ok(())
 }

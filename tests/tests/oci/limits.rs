@@ -42,6 +42,21 @@ fn limits_of_the_configuration_hold() {
 }
 
 #[test]
+fn rarer_limits_hold_or_are_refused() {
+    here(|bundle| {
+        let cpu = json!({"quota": 50_000, "period": 100_000, "burst": 20_000});
+        let bundle = bundle.with("/linux/resources/cpu", cpu);
+        bundle.create();
+        assert_eq!(value(&bundle, "cpu/cpu.cfs_burst_us", "cpu.max.burst"), "20000");
+        let idle = bundle.another().with("/linux/resources/cpu", json!({"idle": 1}));
+        idle.create();
+        assert_eq!(value(&idle, "cpu/cpu.idle", "cpu.idle"), "1");
+        let class = bundle.another().with("/linux/resources/network", json!({"classID": 7}));
+        assert!(class.run().fails().contains("net_cls"));
+    });
+}
+
+#[test]
 fn limits_can_be_changed() {
     everywhere(|bundle| {
         let bundle = bundle.args(&["sleep", "1000"]);

@@ -4,6 +4,7 @@
 mod cluster;
 mod figures;
 mod memory;
+pub(crate) mod oci;
 mod pods;
 
 use std::time::{Duration, Instant};
@@ -26,6 +27,9 @@ mod peer {
 }
 
 pub(crate) fn run() -> anyhow::Result<()> {
+    if let Err(error) = oci::in_private_mounts() {
+        println!("OCI runtimes are not measured: {error:#}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(measure())
 }
