@@ -13,6 +13,8 @@ use apiserver::pki::{Pki, Subject, kubeconfig, write_private};
 use clap::{Args, Subcommand};
 use client::{Client, Object as _};
 use manifests::k8s_openapi::api::core::v1::Node;
+use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use manifests::k8s_openapi::jiff::{SignedDuration, Timestamp};
 use vm::accel::{self, Accelerator};
 use vm::cluster::{Cluster, NodeState, Plan};
 use vm::control::Response;
@@ -314,18 +316,21 @@ async fn boot(cluster: &Cluster, progress: &Progress, timeout: Duration) -> anyh
     let accelerator = accelerator(cluster, progress)?;
     cluster.ensure_network().await?;
     let nodes = &cluster.state.nodes;
+    let mut waiting = Vec::new();
     for (number, node) in nodes.iter().enumerate() {
         if cluster.is_running(node) {
+            waiting.push((node, None));
             continue;
         }
+        waiting.push((node, Some(Timestamp::now())));
         cluster.start(node, &config(cluster, node, number), accelerator)?;
         progress.say(format_args!("{} is starting at {}", node.name, node.address))?;
     }
     let path = cluster.directory.join("kubeconfig");
     let client = Client::from_kubeconfig(&path)?;
-    tokio::time::timeout(timeout, wait_ready(cluster, &client, progress)).await.with_context(|| {
-        format!("the nodes are not Ready; `coracle vm logs {}` may say why", nodes[0].name)
-    })??;
+    tokio::time::timeout(timeout, wait_ready(cluster, waiting, &client, progress)).await.with_context(
+        || format!("the nodes are not Ready; `coracle vm logs {}` may say why", nodes[0].name),
+    )??;
     say(format_args!("export KUBECONFIG={}", path.display()))
 }
 
@@ -371,36 +376,45 @@ fn nameservers() -> Vec<Ipv4Addr> {
     lines.filter(|address: &Ipv4Addr| !address.is_loopback()).collect()
 }
 
-/// Waits until every node of the cluster is Ready, and says so of each.
-async fn wait_ready(cluster: &Cluster, client: &Client, progress: &Progress) -> anyhow::Result<()> {
+/// Waits until every one of the nodes is Ready, those that were started since then, and says so of each.
+async fn wait_ready(
+    cluster: &Cluster,
+    mut waiting: Vec<(&NodeState, Option<Timestamp>)>,
+    client: &Client,
+    progress: &Progress,
+) -> anyhow::Result<()> {
     let api = client.all::<Node>();
     let mut answered = false;
-    let mut waiting: Vec<&NodeState> = cluster.state.nodes.iter().collect();
     loop {
         // A server that does not listen yet offers nothing to wait for.
         if let Ok(list) = api.list(&client::ListParams::default()).await {
             if !std::mem::replace(&mut answered, true) {
                 progress.say("the API server answers")?;
             }
-            let ready = |name: &str| list.items.iter().any(|node| node.name() == name && is_ready(node));
-            for node in waiting.extract_if(.., |node| ready(&node.name)) {
+            let ready = |name: &str, since: Option<Timestamp>| {
+                list.items.iter().any(|node| node.name() == name && is_ready(node, since))
+            };
+            for (node, _) in waiting.extract_if(.., |(node, since)| ready(&node.name, *since)) {
                 progress.say(format_args!("{} is Ready", node.name))?;
             }
             if waiting.is_empty() {
                 return Ok(());
             }
         }
-        if let Some(node) = waiting.iter().find(|node| !cluster.is_running(node)) {
+        if let Some((node, _)) = waiting.iter().find(|(node, _)| !cluster.is_running(node)) {
             bail!("{} has switched itself off; `coracle vm logs {}` tells why", node.name, node.name);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// A node that reported a moment ago: one that is coming back was Ready before it went.
-fn is_ready(node: &Node) -> bool {
+/// Ready by a report of after that time: one that is coming back was Ready before it went.
+fn is_ready(node: &Node, since: Option<Timestamp>) -> bool {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    let mut ready = conditions.filter(|condition| condition.type_ == "Ready" && condition.status == "True");
+    // The machine's clock was set from this one's, to the second.
+    let fresh = |at: &Time| since.is_none_or(|since| at.0 >= since - SignedDuration::from_secs(2));
+    ready.any(|condition| condition.last_heartbeat_time.as_ref().is_some_and(fresh))
 }
 
 /// Found out once for each start of this machine: nothing changes it in between.
@@ -496,4 +510,22 @@ fn kernel(asked: Option<&Path>) -> anyhow::Result<vm::kernel::Kernel> {
 /// The file of this program: guests run it too.
 fn own_binary() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("finding the file of this program")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_was_ready_before_it_went_is_not_back_yet() {
+        let node = |status: &str, at: &str| -> Node {
+            let condition = serde_json::json!({"type": "Ready", "status": status, "lastHeartbeatTime": at});
+            serde_json::from_value(serde_json::json!({"status": {"conditions": [condition]}})).unwrap()
+        };
+        let started: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
+        assert!(is_ready(&node("True", "2026-01-01T11:00:00Z"), None));
+        assert!(!is_ready(&node("True", "2026-01-01T11:59:00Z"), Some(started)));
+        assert!(is_ready(&node("True", "2026-01-01T12:00:07Z"), Some(started)));
+        assert!(!is_ready(&node("Unknown", "2026-01-01T12:00:07Z"), Some(started)));
+    }
 }

@@ -52,7 +52,9 @@ impl ControlPlane {
             service_cidr,
             advertise: (reachable(address).ip(), address.port()),
             agent_tls: Some(Arc::new(agents)),
-            token_key: Some(Arc::new(apiserver::TokenKey::open(&pki).context("opening the key that signs tokens")?)),
+            token_key: Some(Arc::new(
+                apiserver::TokenKey::open(&pki).context("opening the key that signs tokens")?,
+            )),
             signer: Some(Arc::new(pki.clone())),
             ..apiserver::Config::default()
         };
