@@ -320,6 +320,23 @@ impl Sandbox {
             .map_err(|error| cgroup_error("resuming", error))
     }
 
+    /// Freezes every process of every container, those that are started later included. The keeper goes on: logs
+    /// are written and requests answered.
+    pub async fn pause_sandbox(&self) -> Result<(), RequestError> {
+        let (runtime, cgroup) = (Arc::clone(&self.runtime), self.spec.cgroup.clone());
+        blocking(move || runtime.tree.freeze(&cgroup, "", true))
+            .await
+            .map_err(|error| cgroup_error("pausing", error))
+    }
+
+    /// Thaws a paused sandbox. A container that was paused by itself stays so.
+    pub async fn resume_sandbox(&self) -> Result<(), RequestError> {
+        let (runtime, cgroup) = (Arc::clone(&self.runtime), self.spec.cgroup.clone());
+        blocking(move || runtime.tree.freeze(&cgroup, "", false))
+            .await
+            .map_err(|error| cgroup_error("resuming", error))
+    }
+
     /// What the container uses.
     pub async fn stats(&self, container: &str) -> Result<Stats, RequestError> {
         let (runtime, cgroup, id) = self.names(container)?;

@@ -864,6 +864,41 @@ async fn a_container_can_be_paused() {
 }
 
 #[tokio::test]
+async fn a_sandbox_can_be_paused_without_a_restart() {
+    need_root!();
+    let bench = Bench::new();
+    let sandbox = bench.sandbox().await;
+    for id in ["a", "b"] {
+        sandbox.start(bench.shell(id, "while :; do echo tick; sleep 0.01; done")).await.unwrap();
+    }
+    let length = || bench.output("a").len() + bench.output("b").len();
+    eventually("both tick", || bench.output("a").len() > 20 && bench.output("b").len() > 20).await;
+    let before: Vec<_> = sandbox.containers().await.unwrap().iter().map(|one| one.pid).collect();
+    sandbox.pause_sandbox().await.unwrap();
+    let unified = support::cgroup_mounts().into_iter().map(|mount| mount.join(&bench.parent).join("pods/s0"));
+    let events = unified.map(|path| path.join("cgroup.events")).find(|path| path.exists());
+    if let Some(events) = events {
+        eventually("all are frozen", || fs::read_to_string(&events).unwrap().contains("frozen 1")).await;
+    }
+    // What was written just before is still on its way through the keeper.
+    eventually("nothing more comes", || {
+        let seen = length();
+        std::thread::sleep(Duration::from_millis(100));
+        length() == seen
+    })
+    .await;
+    let seen = length();
+    sandbox.resume_sandbox().await.unwrap();
+    eventually("both tick again", || length() > seen + 40).await;
+    let after: Vec<_> = sandbox.containers().await.unwrap().iter().map(|one| one.pid).collect();
+    assert_eq!(before, after);
+    // A paused one can be removed.
+    sandbox.pause_sandbox().await.unwrap();
+    sandbox.remove().await.unwrap();
+    bench.finish();
+}
+
+#[tokio::test]
 async fn shared_memory_is_shared_within_a_sandbox() {
     need_root!();
     let bench = Bench::new();
