@@ -146,3 +146,44 @@ fn the_loopback_is_up() {
         assert!(bundle.run().ok().starts_with("1\n"));
     });
 }
+
+#[test]
+fn an_unprivileged_user_runs_containers() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    const NOBODY: u32 = 65534;
+    here(|bundle| {
+        // Somewhere that the user can reach, with a program that the user can execute.
+        fs::set_permissions(bundle.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::copy(tests::coracle(), bundle.path("coracle")).unwrap();
+        for own in ["", "rootfs"] {
+            chown(bundle.path(own), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        let run = |args: &[&str]| {
+            let mut command = std::process::Command::new("setpriv");
+            command.args([
+                "--reuid",
+                "65534",
+                "--regid",
+                "65534",
+                "--clear-groups",
+                "./coracle",
+                "oci",
+                "--root",
+                "state",
+            ]);
+            command.args(args).current_dir(bundle.path("")).stdin(std::process::Stdio::null());
+            command.output().unwrap()
+        };
+        assert!(run(&["spec", "--rootless"]).status.success());
+        let mut config: Value =
+            serde_json::from_slice(&fs::read(bundle.path("config.json")).unwrap()).unwrap();
+        config["process"]["terminal"] = json!(false);
+        config["process"]["args"] =
+            json!(["sh", "-c", "id -u; cat /proc/self/uid_map; echo x > /dev/null && hostname; exit 3"]);
+        fs::write(bundle.path("config.json"), config.to_string()).unwrap();
+        let output = run(&["run", &bundle.id]);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(out.split_whitespace().collect::<Vec<_>>(), ["0", "0", "65534", "1", "coracle"]);
+    });
+}
