@@ -59,6 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     roots.stored::<apps::StatefulSet>();
     roots.stored::<batch::CronJob>();
     roots.stored::<batch::Job>();
+    roots.stored::<core::LimitRange>();
     roots.stored::<core::PersistentVolume>();
     roots.stored::<core::PersistentVolumeClaim>();
     roots.stored::<core::PodTemplate>();

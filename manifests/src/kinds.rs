@@ -384,6 +384,15 @@ pub const REPLICATION_CONTROLLER: Kind = Kind {
     ..CORE
 };
 
+/// What containers and pods of a namespace may ask for.
+pub const LIMIT_RANGE: Kind = Kind {
+    kind: "LimitRange",
+    plural: "limitranges",
+    singular: "limitrange",
+    short_names: &["limits"],
+    ..CORE
+};
+
 /// Templates of pods, kept for whoever uses them.
 pub const POD_TEMPLATE: Kind = Kind {
     kind: "PodTemplate",
@@ -507,6 +516,7 @@ pub const KINDS: &[&Kind] = &[
     &CONFIG_MAP,
     &ENDPOINTS,
     &EVENT,
+    &LIMIT_RANGE,
     &NAMESPACE,
     &NODE,
     &PERSISTENT_VOLUME_CLAIM,

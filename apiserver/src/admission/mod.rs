@@ -3,6 +3,7 @@
 //! One file per upstream admission plugin, each a function over plain values; the hooks of a kind bring the values.
 
 pub(crate) mod default_toleration_seconds;
+pub(crate) mod limit_ranger;
 pub(crate) mod namespace_lifecycle;
 pub(crate) mod node_restriction;
 pub(crate) mod priority;

@@ -52,6 +52,13 @@ impl Env<'_> {
             .collect()
     }
 
+    /// All objects of a resource of the core group in a namespace, decoded.
+    pub(crate) fn within<T: DeserializeOwned>(&self, resource: &str, namespace: &str) -> Vec<T> {
+        let Some(row) = self.registry.find("", "v1", resource) else { return Vec::new() };
+        let objects = row.cache.all(&format!("{namespace}/"));
+        objects.iter().filter_map(|object| serde_json::from_slice(object.json_bytes()).ok()).collect()
+    }
+
     /// The store's key of an object.
     pub(crate) fn key(&self, group: &str, resource: &str, key: &str) -> String {
         self.registry.find(group, "v1", resource).map_or_else(String::new, |row| row.cache.storage.key(key))

@@ -180,6 +180,7 @@ impl Registry {
             Row::new(&kinds::JOB, Typed::<plain::Job>::HOOKS),
             Row::new(&kinds::CRON_JOB, Typed::<plain::CronJob>::HOOKS),
             Row::new(&kinds::REPLICATION_CONTROLLER, Typed::<plain::ReplicationController>::HOOKS),
+            Row::new(&kinds::LIMIT_RANGE, Typed::<plain::LimitRange>::HOOKS),
             Row::new(&kinds::POD_TEMPLATE, Typed::<plain::PodTemplate>::HOOKS),
             Row::new(&kinds::PERSISTENT_VOLUME, Typed::<plain::PersistentVolume>::HOOKS),
             Row::new(&kinds::PERSISTENT_VOLUME_CLAIM, Typed::<plain::PersistentVolumeClaim>::HOOKS),

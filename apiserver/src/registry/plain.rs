@@ -197,6 +197,13 @@ without_status!(
     validate::controller_revision_update
 );
 without_status!(
+    LimitRange,
+    core::LimitRange,
+    default::limit_range,
+    validate::limit_range,
+    validate::limit_range_update
+);
+without_status!(
     PodTemplate,
     core::PodTemplate,
     default::stored_pod_template,

@@ -9,7 +9,7 @@ use manifests::{default, validate};
 
 use super::env::Env;
 use super::kind::{Kind, Part};
-use crate::admission::{default_toleration_seconds, priority, service_account};
+use crate::admission::{default_toleration_seconds, limit_ranger, priority, service_account};
 use crate::fields::SelectableField;
 use crate::write::metadata::next_generation;
 
@@ -23,7 +23,7 @@ fn admit(pod: &mut core::Pod, env: &Env<'_>) -> Result<(), String> {
     let spec = pod.spec.get_or_insert_default();
     priority::admit(spec, &env.all("scheduling.k8s.io", "priorityclasses"))?;
     default_toleration_seconds::admit(spec);
-    Ok(())
+    limit_ranger::admit(pod, &env.within("limitranges", &namespace))
 }
 
 /// Index of `spec.nodeName` in the extracted fields.

@@ -94,6 +94,7 @@ fn printer(kind: &Kind) -> &'static Printer {
         ("apps", "StatefulSet") => &plain::STATEFUL_SET,
         ("apps", "ControllerRevision") => &plain::CONTROLLER_REVISION,
         ("", "ReplicationController") => &plain::REPLICATION_CONTROLLER,
+        ("", "LimitRange") => &plain::ROLE,
         ("", "PersistentVolume") => &plain::PERSISTENT_VOLUME,
         ("", "PersistentVolumeClaim") => &plain::PERSISTENT_VOLUME_CLAIM,
         ("batch", "Job") => &plain::JOB,

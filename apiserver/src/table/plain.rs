@@ -105,7 +105,7 @@ macro_rules! printer {
     };
 }
 
-const CREATED: Column = string("Created At", "When the role was made.");
+const CREATED: Column = string("Created At", "When the object was made.");
 
 printer!(
     DAEMON_SET,

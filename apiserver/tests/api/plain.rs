@@ -183,3 +183,22 @@ async fn a_stateful_set_scales_and_keeps_its_spec() {
         .refused(422, "Invalid");
     assert!(message.contains("updates to statefulset spec for fields other than"), "{message}");
 }
+
+#[tokio::test]
+async fn a_namespace_limits_its_containers() {
+    let cluster = Cluster::start().await;
+    let range = json!({"metadata": {"name": "l"}, "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}, "default": {"cpu": "500m"}}]}});
+    cluster.post("/api/v1/namespaces/default/limitranges", range).await.expect(201);
+    // As with upstream, limits count once they are seen.
+    cluster.get("/api/v1/namespaces/default/limitranges").await.expect(200);
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = |name: &str, resources: Value| json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i", "resources": resources}]}});
+    let made = cluster.post(pods, pod("a", json!({}))).await.expect(201);
+    assert_eq!(
+        made["spec"]["containers"][0]["resources"],
+        json!({"limits": {"cpu": "500m"}, "requests": {"cpu": "500m"}})
+    );
+    let message =
+        cluster.post(pods, pod("b", json!({"limits": {"cpu": "2"}}))).await.refused(403, "Forbidden");
+    assert_eq!(message, "pods \"b\" is forbidden: maximum cpu usage per Container is 1, but limit is 2");
+}

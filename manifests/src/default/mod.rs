@@ -4,6 +4,7 @@
 //! server's admission: priority, service account, default tolerations, addresses of services.
 
 mod batch;
+mod limit_range;
 mod network_policy;
 mod pod;
 mod service;
@@ -19,6 +20,7 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
 pub use batch::{cron_job, job};
+pub use limit_range::limit_range;
 pub use network_policy::network_policy;
 pub use pod::{pod, pod_template};
 pub use service::{endpoint_slice, endpoints, service};

@@ -15,6 +15,7 @@ mod event;
 mod ingress;
 mod ip;
 mod lease;
+mod limit_range;
 mod meta;
 mod namespace;
 mod node;
@@ -42,6 +43,7 @@ pub use ingress::{
     runtime_class, runtime_class_update,
 };
 pub use lease::{lease, lease_update};
+pub use limit_range::{limit_range, limit_range_update};
 pub use meta::{object_meta, object_meta_update};
 pub use namespace::{namespace, namespace_finalize_update, namespace_status_update, namespace_update};
 pub use node::{node, node_status_update, node_update};
