@@ -1,5 +1,7 @@
 //! What is wrong in a manifest is named, with the field and what is expected; the cluster goes on.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use tests::Cluster;
 
 fn pod(container: &str) -> String {

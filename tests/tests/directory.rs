@@ -1,5 +1,7 @@
 //! A directory is a cluster: files of any kind, one host, no server.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::path::PathBuf;
 
 use tests::{Cluster, Machine, Options, eventually};

@@ -1,5 +1,7 @@
 //! Parts die, pods do not: what runs goes on, what is answered stays true, and nothing is started twice.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Stdio};
 
@@ -185,7 +187,7 @@ spec:
     // One process for each container, no twins.
     let running = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
         let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-        read("cmdline") == "sleep\0100000\0" && read("cgroup").contains(&cluster.cgroup_marker())
+        read("cmdline") == "sleep\x00100000\x00" && read("cgroup").contains(&cluster.cgroup_marker())
     });
     assert_eq!(running.count(), 10);
     cluster.kubectl(["delete", "deployment", "steady"]).ok();

@@ -1,5 +1,7 @@
 //! Images that nobody uses make room; those in use, and those that nobody could bring back, stay.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::process::{Child, Command, Stdio};
 
 use tests::{Cluster, Machine, Options, eventually};

@@ -1,5 +1,7 @@
 //! kube-rs as the client: typed API, watcher, logs, exec, server's errors as values.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::BTreeMap;
 
 use futures_util::{StreamExt, TryStreamExt};

@@ -1,5 +1,7 @@
 //! The life of a pod on the real runtime, feature by feature, as the kubelet has it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::path::Path;
 
 use tests::{Cluster, eventually};

@@ -1,5 +1,8 @@
 //! A cluster of three virtual machines, as `examples/cluster` walks through it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::print_stdout, reason = "a test's output is its report")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;

@@ -356,10 +356,9 @@ impl Cluster {
         if machine::running(&directory).is_none() {
             return Ok(());
         }
-        match control::ask(&directory.join("control.sock"), &Request::PowerOff, SHUTDOWN) {
+        if control::ask(&directory.join("control.sock"), &Request::PowerOff, SHUTDOWN).is_err() {
             // One that does not listen yet, or not any more, has nothing to lose that its journal does not keep.
-            Err(_) => return Ok(machine::cut(&directory)?),
-            Ok(_) => {}
+            return Ok(machine::cut(&directory)?);
         }
         if !machine::wait_off(&directory, SHUTDOWN)? {
             machine::cut(&directory)?;

@@ -100,8 +100,7 @@ fn show(value: &Value) -> String {
 
 fn walk<'v>(steps: &[Step], root: &'v Value, current: &'v Value) -> Vec<&'v Value> {
     let mut values = vec![current];
-    let mut steps = steps.iter().peekable();
-    while let Some(step) = steps.next() {
+    for step in steps {
         values = match step {
             Step::Root => vec![root],
             Step::Fields(names) => values

@@ -72,7 +72,7 @@ pub fn is_init() -> bool {
 }
 
 /// Runs the guest. Never returns: a kernel without its first process stops in panic.
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "standard output is the guest's console")]
+#[expect(clippy::print_stderr, reason = "standard output is the guest's console")]
 pub fn main() -> ! {
     match boot::boot() {
         Ok(config) => run(&config),
@@ -89,7 +89,7 @@ pub fn main() -> ! {
     boot::power_off()
 }
 
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "standard output is the guest's console")]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "standard output is the guest's console")]
 fn run(config: &Config) {
     let reaper = Arc::new(Reaper::default());
     let ending = Arc::new(AtomicBool::new(false));

@@ -35,7 +35,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 async fn measure() -> anyhow::Result<()> {
-    println!("{:<46} {:>12} {:>12}   {}", "", "coracle", "k8s 1.20", "how");
+    println!("{:<46} {:>12} {:>12}   how", "", "coracle", "k8s 1.20");
     let mut readyz = Series::default();
     let mut ready = Series::default();
     for _ in 0..5 {
