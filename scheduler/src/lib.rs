@@ -1,9 +1,9 @@
 //! Which pod runs where: queue, snapshot, filters, scores, binding.
 //!
-//! [`schedule`](schedule::schedule) is a pure function over a [`Snapshot`](snapshot::Snapshot) that is kept up to date
+//! [`schedule`](schedule::schedule) is a pure function over a [`Snapshot`] that is kept up to date
 //! change by change. Its filters and scores live in [`plugins`], one file per upstream plugin, with
 //! upstream's names and messages. What does not fit keeps the verdict of every filter on every node
-//! ([`Unschedulable`](unschedulable::Unschedulable)), and who could make room ([`preempt`]).
+//! ([`Unschedulable`]), and who could make room ([`preempt`]).
 //!
 //! [`run`] is the scheduler as a task.
 

@@ -1,7 +1,7 @@
 //! Pods from a directory of manifests, followed by inotify.
 //!
 //! A file that cannot be read keeps what it said last. A file that is gone takes its pods with it, but only
-//! after [`SETTLE`]: editors remove a file and write it anew. Hidden files, backups of editors and subdirectories
+//! after `SETTLE`: editors remove a file and write it anew. Hidden files, backups of editors and subdirectories
 //! are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -110,7 +110,7 @@ struct BuildArgs {
     /// Working directory
     #[arg(long, value_name = "DIR")]
     workdir: Option<String>,
-    /// User[:group], by name or number
+    /// User, or user:group, by name or number
     #[arg(long)]
     user: Option<String>,
     #[command(flatten)]

@@ -228,7 +228,7 @@ pub(super) struct ExecArgs {
     #[arg(long, short)]
     pub(super) tty: bool,
 
-    /// User, as uid[:gid]
+    /// User, as uid or uid:gid
     #[arg(long, short, value_name = "UID[:GID]")]
     pub(super) user: Option<String>,
 

@@ -4,7 +4,7 @@
 //! `.wh..wh..opq` the attribute `trusted.overlay.opaque`. Owners, modes with setuid bits, times, devices, hard links and
 //! extended attributes are kept. A whiteout says nothing about entries of its own layer, in whatever order they come.
 //!
-//! The archive is a stranger's: see [`root`] for how nothing leaves the directory, and [`Limits`] for how much it may hold.
+//! The archive is a stranger's: see `root` for how nothing leaves the directory, and [`Limits`] for how much it may hold.
 
 mod root;
 

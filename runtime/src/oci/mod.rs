@@ -82,7 +82,7 @@ impl Engine {
     }
 }
 
-/// Goes on in a copy of this program that containers cannot write; see [`crate::seal`] for the attack. To be called
+/// Goes on in a copy of this program that containers cannot write; see `crate::seal` for the attack. To be called
 /// first thing in a process that will make processes in containers, with `place` a directory for scratch.
 pub fn continue_sealed(place: &Path) -> io::Result<()> {
     let mut arguments = std::env::args_os();

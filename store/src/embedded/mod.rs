@@ -1,7 +1,7 @@
 //! The store in one crash-safe file.
 //!
-//! [redb](redb) keeps the pages: copy-on-write B-trees with checksums, one `fdatasync` per transaction. On top
-//! of it this module keeps revisions (see [`tables`]), and one writer thread (see [`writer`]) that turns all
+//! [redb] keeps the pages: copy-on-write B-trees with checksums, one `fdatasync` per transaction. On top
+//! of it this module keeps revisions (see `tables`), and one writer thread (see `writer`) that turns all
 //! the commits that wait into one transaction, so that many writers share one sync.
 //!
 //! - A commit is answered after the sync, never before.

@@ -2,7 +2,7 @@
 //!
 //! - Reads are linearizable, and are repeated at the next endpoint when one fails. Writes are repeated only when
 //!   they were certainly not sent; otherwise the answer is [`StoreError::Unknown`].
-//! - One etcd watch over all keys feeds the shared ring that all our watches read (see [`feed`]). Every revision of etcd
+//! - One etcd watch over all keys feeds the shared ring that all our watches read (see `feed`). Every revision of etcd
 //!   changes some key, so the ring always reaches [`Store::revision`] by itself: no progress requests, which older
 //!   versions answer too early. It also means one watch per server, however many resources there are.
 //! - History is compacted by whoever uses the store, or at intervals if the options say so.
