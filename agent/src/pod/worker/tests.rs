@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use manifests::k8s_openapi::api::core::v1::PodStatus;
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -11,6 +12,7 @@ use super::*;
 use crate::fixture::{self, context};
 use crate::machine::Sandboxes as _;
 use crate::machine::fake::FakeMachine;
+use crate::sources::Source;
 
 struct Life {
     dir: TempDir,
