@@ -21,6 +21,8 @@ const WRITERS: usize = 16;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = ApiServer::new(Arc::new(MemoryStore::new()), Config::default());
     server.start().await?;
+    let account = json!({"metadata": {"name": "default"}}).to_string();
+    ask(&server, Method::POST, "/api/v1/namespaces/default/serviceaccounts", &account).await;
     println!("idle: {}", memory());
 
     let watchers: Vec<_> = (0..100).map(|_| tokio::spawn(count_events(server.clone(), OBJECTS))).collect();

@@ -74,6 +74,11 @@ impl ApiServer {
             writer = Writer::new(writer.name, row.kind, writer.subresource);
         }
         let uid = config["metadata"]["uid"].as_str().unwrap_or_default();
+        if may_create && row.kind.kind == "Pod" && row.cache.get(&call.key()).is_none() {
+            let document = Document { value: config.clone(), duplicates: Vec::new() };
+            let wanted = decode::decode(row, document, FieldValidation::Ignore)?.object;
+            self.await_account(&call.path.namespace, &*wanted).await?;
+        }
         self.write(row, &call.key(), write.dry_run, |current| {
             let policy = self.policy();
             let env = self.env_of(&call.identity, &policy);

@@ -1,14 +1,20 @@
 //! POST to a collection.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::StatusCode;
+use manifests::k8s_openapi::api::core::v1::Pod;
 use manifests::status::ApiError;
 
 use super::{Call, Reply};
+use crate::admission::service_account::{self, DEFAULT};
 use crate::admission::{self, namespace_lifecycle};
 use crate::error::Error;
+use crate::object::Object;
 use crate::ownership::{Account, Writer};
-use crate::registry::{AnyObject, Claims, Env, Part, Row};
+use crate::registry::{AnyObject, Claims, Env, Part, Row, namespace_phase};
 use crate::request::content;
 use crate::request::params::WriteParams;
 use crate::server::ApiServer;
@@ -17,6 +23,8 @@ use crate::write::{Current, Decision, metadata};
 
 /// With a generated name that is taken, another one is tried; so often.
 const NAME_ATTEMPTS: usize = 8;
+/// How long a new namespace may be without its account before its pods are refused.
+const ACCOUNT: Duration = Duration::from_secs(1);
 
 impl ApiServer {
     pub(crate) async fn create(&self, call: &Call, body: Bytes) -> Result<Reply, Error> {
@@ -58,6 +66,7 @@ impl ApiServer {
         let name = object.meta().name.clone().unwrap_or_default();
         let key = call.row.relative_key(&call.path.namespace, &name);
         let mut warnings = Vec::new();
+        self.await_account(&call.path.namespace, &*object).await?;
         let written = self
             .write(&call.row, &key, dry_run, |current| {
                 let policy = self.policy();
@@ -70,6 +79,31 @@ impl ApiServer {
             })
             .await?;
         Ok((written.json, warnings))
+    }
+}
+
+impl ApiServer {
+    /// A pod may come right after its namespace, sooner than the controller that makes the namespace's account. So it is
+    /// waited for, for a moment.
+    pub(super) async fn await_account(&self, namespace: &str, object: &dyn AnyObject) -> Result<(), Error> {
+        let pod = object.as_any().downcast_ref::<Pod>();
+        if pod.and_then(service_account::account_name).as_deref() != Some(DEFAULT) {
+            return Ok(());
+        }
+        let env = self.env();
+        let key = format!("{namespace}/{DEFAULT}");
+        let there = || env.get("", "serviceaccounts", &key).is_some();
+        if there() {
+            return Ok(());
+        }
+        self.refresh().await?;
+        let terminating = |namespace: Arc<Object>| namespace_phase(&namespace) == "Terminating";
+        if env.get("", "namespaces", namespace).is_none_or(terminating) {
+            return Ok(());
+        }
+        // What is still not there then is told to the client.
+        let _ = tokio::time::timeout(ACCOUNT, self.caches.fresh.advanced_to(there)).await;
+        Ok(())
     }
 }
 

@@ -11,15 +11,14 @@ use super::env::Env;
 use super::kind::{Kind, Part};
 use crate::admission::{default_toleration_seconds, limit_ranger, priority, service_account};
 use crate::fields::SelectableField;
-use crate::write::metadata::next_generation;
+use crate::write::metadata::{generate_name, next_generation};
 
 pub(super) struct Pod;
 
 fn admit(pod: &mut core::Pod, env: &Env<'_>) -> Result<(), String> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    service_account::admit(pod, &namespace, |name| {
-        env.decode("", "serviceaccounts", &format!("{namespace}/{name}"))
-    })?;
+    let find = |name: &str| env.decode("", "serviceaccounts", &format!("{namespace}/{name}"));
+    service_account::admit(pod, &namespace, find, generate_name)?;
     let spec = pod.spec.get_or_insert_default();
     priority::admit(spec, &env.all("scheduling.k8s.io", "priorityclasses"))?;
     default_toleration_seconds::admit(spec);

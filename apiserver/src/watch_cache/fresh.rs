@@ -59,6 +59,13 @@ impl Freshness {
         Ok(answer.revision)
     }
 
+    /// Waits until the caches show something. The caller bounds the time.
+    pub(crate) async fn advanced_to(&self, shows: impl Fn() -> bool) {
+        let mut applied = self.applied.subscribe();
+        // The sender lives as long as `self`.
+        let _ = applied.wait_for(|_| shows()).await;
+    }
+
     /// Waits until the caches have a revision. The caller bounds the time.
     pub(crate) async fn reached(&self, revision: u64) {
         let mut applied = self.applied.subscribe();

@@ -50,7 +50,18 @@ impl Cluster {
     pub(crate) async fn over(store: Arc<MemoryStore>) -> Cluster {
         let server = ApiServer::new(store.clone(), Config::default());
         server.start().await.expect("starts");
-        Cluster { server, store }
+        let cluster = Cluster { server, store };
+        for namespace in ["default", "kube-system"] {
+            cluster.account(namespace).await;
+        }
+        cluster
+    }
+
+    /// Makes a namespace's account, as a controller would.
+    pub(crate) async fn account(&self, namespace: &str) {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        let made = self.post(&path, serde_json::json!({"metadata": {"name": "default"}})).await;
+        assert!([201, 409].contains(&made.code), "{made:?}");
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Response<Body> {

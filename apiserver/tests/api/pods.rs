@@ -55,10 +55,33 @@ async fn a_new_pod_is_admitted() {
 }
 
 #[tokio::test]
-async fn an_older_manifest_need_not_name_what_admission_added() {
+async fn a_pod_runs_as_an_account() {
     let cluster = Cluster::start().await;
     let created = cluster.post(PODS, pod("web")).await.expect(201);
-    let mut again = pod("web");
+    let mount = &created["spec"]["containers"][0]["volumeMounts"][0];
+    assert_eq!(mount["mountPath"], "/var/run/secrets/kubernetes.io/serviceaccount");
+    assert_eq!(created["spec"]["volumes"][0]["name"], mount["name"]);
+
+    let mut other = pod("other");
+    other["spec"]["serviceAccountName"] = "robot".into();
+    let message = cluster.post(PODS, other).await.refused(403, "Forbidden");
+    let why = "error looking up service account default/robot: serviceaccount \"robot\" not found";
+    assert_eq!(message, format!("pods \"other\" is forbidden: {why}"));
+
+    // The account of a new namespace comes a little later.
+    cluster.post("/api/v1/namespaces", json!({"metadata": {"name": "new"}})).await.expect(201);
+    let (made, ()) =
+        tokio::join!(cluster.post("/api/v1/namespaces/new/pods", pod("early")), cluster.account("new"));
+    assert_eq!(made.expect(201)["spec"]["serviceAccountName"], "default");
+}
+
+#[tokio::test]
+async fn an_older_manifest_need_not_name_what_admission_added() {
+    let cluster = Cluster::start().await;
+    let mut first = pod("web");
+    first["spec"]["automountServiceAccountToken"] = false.into();
+    let created = cluster.post(PODS, first.clone()).await.expect(201);
+    let mut again = first;
     again["spec"]["serviceAccountName"] = "default".into();
     let replaced = cluster.put(&format!("{PODS}/web"), again).await.expect(200);
     assert_eq!(replaced["spec"], created["spec"]);

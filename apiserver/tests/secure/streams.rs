@@ -21,6 +21,9 @@ async fn with_pod() -> Port {
         "daemonEndpoints": {"kubeletEndpoint": {"Port": agent.port()}},
     }});
     assert_eq!(port.ask(Some(&admin), post("/api/v1/nodes", &node)).await.status(), 201);
+    let account = json!({"metadata": {"name": "default"}});
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    assert_eq!(port.ask(Some(&admin), post(accounts, &account)).await.status(), 201);
     let pod = json!({"metadata": {"name": "web"}, "spec": {
         "nodeName": "n1", "containers": [{"name": "c", "image": "busybox"}],
     }});

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt};
 use http::{Request, Response};
 use manifests::k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use manifests::k8s_openapi::api::core::v1::{Node, Pod};
+use manifests::k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use manifests::k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -121,6 +121,10 @@ impl Boat {
         let server = ApiServer::new(Arc::new(MemoryStore::new()), apiserver::Config::default());
         server.start().await.unwrap();
         let client = Client::new(Arc::new(InProcess(server.clone(), Identity::admin())));
+        // Without controllers nobody else would make it.
+        let account: ServiceAccount =
+            serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+        client.namespaced("default").create(&account).await.unwrap();
         let weather = Weather::new(1, 0);
         Self { client, server, stop: CancellationToken::new(), nodes: Vec::new(), weather }
     }
