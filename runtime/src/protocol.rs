@@ -251,6 +251,19 @@ pub(crate) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The request in a frame. If only its number can be understood, that: a keeper lives for months, and its clients
+/// may have become newer than it is.
+pub(crate) fn call(frame: &[u8]) -> io::Result<Result<Call, u64>> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        id: u64,
+    }
+    match serde_json::from_slice(frame) {
+        Ok(call) => Ok(Ok(call)),
+        Err(_) => Ok(Err(serde_json::from_slice::<Numbered>(frame)?.id)),
+    }
+}
+
 /// Collects bytes until they are a frame. Reads no further than the frame's end, so that descriptors belong
 /// to the frame they came with.
 #[derive(Debug, Default)]
@@ -309,6 +322,14 @@ mod tests {
             let whole = feed(&mut Frames::default(), &bytes, step).unwrap();
             assert_eq!(whole, [b"\"first\"".to_vec(), b"\"second\"".to_vec()], "{step} at a time");
         }
+    }
+
+    #[test]
+    fn requests_of_newer_clients_have_a_number_at_least() {
+        let known = call(br#"{"id":7,"request":"list","since":"tomorrow"}"#).unwrap().unwrap();
+        assert!(matches!(known, Call { id: 7, request: Request::List }));
+        assert_eq!(call(br#"{"id":8,"request":{"teleport":{"where":"away"}}}"#).unwrap().unwrap_err(), 8);
+        assert!(call(b"nonsense").is_err());
     }
 
     #[test]

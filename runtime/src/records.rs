@@ -34,9 +34,12 @@ pub(crate) struct Records {
     state: PathBuf,
 }
 
+/// Most bytes of an id.
+pub(crate) const MAX_ID: usize = 128;
+
 /// An id becomes the name of directories and cgroups.
 pub(crate) fn check_id(id: &str) -> Result<(), InvalidId> {
-    let valid = (1..=128).contains(&id.len())
+    let valid = (1..=MAX_ID).contains(&id.len())
         && id.starts_with(|c: char| c.is_ascii_alphanumeric())
         && id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     if valid { Ok(()) } else { Err(InvalidId(id.to_owned())) }

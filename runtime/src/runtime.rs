@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use oci_spec::runtime::LinuxResources;
@@ -15,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::cgroup::{CgroupError, Layout, Placement, Tree};
 use crate::error::{CreateSandboxError, OpenError, RequestError};
+use crate::keeper::template::Template;
 use crate::link;
 use crate::plan::sysctl::{self, Own};
 use crate::plan::text::Text;
@@ -38,6 +38,8 @@ pub struct Runtime {
     pub(crate) tree: Tree,
     pub(crate) last_capability: u32,
     sealed: OnceLock<Sealed>,
+    /// What keepers are cloned from, once there is one.
+    template: Mutex<Option<Template>>,
     /// Sandboxes that somebody holds, so that all holders share one connection.
     known: Mutex<HashMap<String, Weak<Sandbox>>>,
 }
@@ -59,6 +61,7 @@ impl Runtime {
             // Every kernel that has the mount API of 5.12 has at least these 41.
             last_capability: last_capability.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(40),
             sealed: OnceLock::new(),
+            template: Mutex::new(None),
             known: Mutex::new(HashMap::new()),
             config,
         }))
@@ -225,16 +228,8 @@ impl Runtime {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| CreateSandboxError::Spawn(errno.into()))?;
         let log = self.records.keeper_log(&spec.id).map_err(record)?;
-        let sealed = self.sealed().map_err(CreateSandboxError::Spawn)?;
-        let mut child = Command::new(sealed.path())
-            .args(&self.config.keeper_argv[1..])
-            .arg(&spec.id)
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::from(lock))
-            .stderr(Stdio::from(log))
-            .spawn()
-            .map_err(CreateSandboxError::Spawn)?;
+        self.clone_keeper(&theirs, &lock, &log.into()).map_err(CreateSandboxError::Spawn)?;
+        drop((theirs, lock));
 
         let greeted = rustix::net::sockopt::set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE))
             .map_err(io::Error::from)
@@ -242,15 +237,17 @@ impl Runtime {
         // While the keeper makes namespaces, we make the cgroup.
         let cgroup = self.tree.create_sandbox(&spec.cgroup, spec.resources.as_ref());
         let greeting = greeted.and_then(|()| link::greeting(&ours));
-        // The process that we started has made the keeper and ended.
-        let _ = child.wait();
         let greeting = match greeting {
             Ok(Ok(greeting)) => greeting,
             Ok(Err(failure)) => {
                 let source = failure.source();
                 return Err(CreateSandboxError::Keeper { step: failure.step, source });
             }
-            Err(error) => return Err(CreateSandboxError::Spawn(self.explain(spec, error))),
+            Err(error) => {
+                // Whatever is wrong with it, the next keeper comes from a new one.
+                self.template().take();
+                return Err(CreateSandboxError::Spawn(self.explain(spec, error)));
+            }
         };
         let keeper = Keeper::new(greeting, ours).map_err(CreateSandboxError::Spawn)?;
         if let Err(error) = cgroup {
@@ -258,6 +255,22 @@ impl Runtime {
             return Err(CreateSandboxError::Cgroup(error));
         }
         Ok(keeper)
+    }
+
+    /// Has a keeper cloned, by a template that is started with the first one. One that was killed is replaced.
+    fn clone_keeper(&self, connection: &OwnedFd, directory: &OwnedFd, log: &OwnedFd) -> io::Result<()> {
+        let mut template = self.template();
+        if let Some(running) = template.as_ref()
+            && running.clone_keeper(connection, directory, log).is_ok()
+        {
+            return Ok(());
+        }
+        let started = Template::start(&self.sealed()?.path(), &self.config.keeper_argv[1..])?;
+        template.insert(started).clone_keeper(connection, directory, log)
+    }
+
+    fn template(&self) -> MutexGuard<'_, Option<Template>> {
+        self.template.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A keeper that dies without a word has perhaps left one in its log.

@@ -44,6 +44,47 @@ async fn a_keeper_is_nobodys_child_and_small() {
 }
 
 #[tokio::test]
+async fn keepers_outlive_what_they_were_cloned_from() {
+    need_root!();
+    let bench = Bench::new();
+    let first = bench.runtime.create_sandbox(bench.sandbox_spec("first")).await.unwrap();
+    first.start(bench.shell("c", "sleep 1000")).await.unwrap();
+    let line = |pid: u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert!(line(first.keeper_pid().unwrap()).trim_end_matches('\0').ends_with("\0first"), "for ps");
+    for round in 0..2 {
+        let template = template_of(&bench).expect("a template");
+        let template = rustix::process::Pid::from_raw(template).unwrap();
+        rustix::process::kill_process(template, rustix::process::Signal::KILL).unwrap();
+        rustix::process::waitid(
+            rustix::process::WaitId::Pid(template),
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
+        )
+        .unwrap();
+        let id = format!("next{round}");
+        let next = bench.runtime.create_sandbox(bench.sandbox_spec(&id)).await.unwrap();
+        next.start(bench.shell("c", "sleep 1000")).await.unwrap();
+        next.remove().await.unwrap();
+    }
+    assert_eq!(first.state(), SandboxState::Ready);
+    assert_eq!(first.containers().await.unwrap().len(), 1);
+    first.remove().await.unwrap();
+    bench.finish();
+}
+
+/// The process that this runtime's keepers are cloned from.
+fn template_of(bench: &Bench) -> Option<i32> {
+    let marker = bench.path("run").into_os_string().into_string().unwrap();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut templates = processes.filter_map(|process| {
+        let name = fs::read_to_string(process.path().join("comm")).ok()?;
+        let line = fs::read_to_string(process.path().join("cmdline")).ok()?;
+        (name == "keeper-template\n" && line.contains(&marker))
+            .then(|| process.file_name().to_str()?.parse().ok())?
+    });
+    templates.next()
+}
+
+#[tokio::test]
 async fn a_new_caller_finds_everything() {
     need_root!();
     let bench = Bench::new();

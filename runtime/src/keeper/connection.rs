@@ -31,8 +31,9 @@ impl Connection {
         Self { serial, socket, frames: Frames::default(), unsent: VecDeque::new(), sent: 0, unsent_bytes: 0 }
     }
 
-    /// Reads the next request. `None`: not yet. An error, or the end: no more.
-    pub(super) fn receive(&mut self) -> io::Result<Option<Call>> {
+    /// Reads the next request, or the number of one that is not known here. `None`: not yet. An error, or the end:
+    /// no more.
+    pub(super) fn receive(&mut self) -> io::Result<Option<Result<Call, u64>>> {
         loop {
             let count =
                 match rustix::io::retry_on_intr(|| rustix::io::read(&self.socket, self.frames.space())) {
@@ -42,7 +43,7 @@ impl Connection {
                     Err(errno) => return Err(errno.into()),
                 };
             if let Some(frame) = self.frames.filled(count)? {
-                return Ok(Some(serde_json::from_slice(&frame)?));
+                return protocol::call(&frame).map(Some);
             }
         }
     }

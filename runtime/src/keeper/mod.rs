@@ -6,8 +6,8 @@
 //!
 //! Guarantees: it never waits for a client or a container (everything is read and written when epoll says so);
 //! an exit is announced after its record is on disk and the container's output in the log; it ends when it is
-//! told to and nothing is left. Assumptions: one thread; run by root; started by [`crate::Runtime`], which
-//! gives it the run directory, locked for as long as the keeper lives.
+//! told to and nothing is left. Assumptions: one thread; run by root; cloned from a template (`template.rs`) that
+//! [`crate::Runtime`] asks for it, with the run directory, locked for as long as the keeper lives.
 //!
 //! Absent on purpose: the OCI specification, seccomp profiles, cgroup controllers, user names. Requests carry
 //! plans in which all that has become numbers and strings for system calls.
@@ -26,8 +26,10 @@ mod process;
 pub(crate) mod record;
 mod requests;
 pub(crate) mod setup;
+pub(crate) mod template;
 
-use std::ffi::OsString;
+pub use template::main;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
@@ -46,11 +48,10 @@ use setup::Sandbox;
 use crate::protocol::{self, Failure, FailureKind, Greeting, Message, Reply};
 use crate::sys;
 
-/// The hidden subcommand `keeper`: `args` are what follows `Config::keeper_argv`. Must be called before any
-/// thread or async runtime exists; returns the process's exit code.
-pub fn main(_args: Vec<OsString>) -> i32 {
-    // Nothing of ours may be in reach of a writer of other processes' files: not even core files.
-    let (control, directory) = match setup::descriptors() {
+/// The life of one keeper: a process that the template has cloned, with its connection, its locked run directory
+/// and its log.
+fn keep(control: OwnedFd, directory: OwnedFd, log: OwnedFd) -> i32 {
+    let (control, directory) = match setup::descriptors(control, directory, log) {
         Ok(descriptors) => descriptors,
         Err(errno) => return complain("taking our descriptors", errno.into()),
     };
@@ -58,6 +59,7 @@ pub fn main(_args: Vec<OsString>) -> i32 {
         Ok(setup) => setup,
         Err(error) => return complain("reading what to set up", error),
     };
+    template::show(&setup.sandbox);
     let keeper = setup::detach(&setup).and_then(|()| setup::sandbox(setup, directory)).and_then(|sandbox| {
         Keeper::new(sandbox).map_err(|errno| {
             Failure::new(FailureKind::Step, "preparing the event loop", errno.raw_os_error())
@@ -261,7 +263,13 @@ impl Keeper {
         // A request can end the connection that it came on, so it is looked up each time.
         while let Some(connection) = self.connections.iter_mut().find(|one| one.serial == serial) {
             match connection.receive() {
-                Ok(Some(call)) => self.on_call(Waiter { connection: serial, call: call.id }, call.request),
+                Ok(Some(Ok(call))) => {
+                    self.on_call(Waiter { connection: serial, call: call.id }, call.request);
+                }
+                Ok(Some(Err(id))) => {
+                    let failure = Failure::new(FailureKind::Bad, "this keeper does not know the request", 0);
+                    self.reply(Waiter { connection: serial, call: id }, Err(failure), Vec::new());
+                }
                 Ok(None) => return,
                 Err(_) => {
                     self.connections.retain(|one| one.serial != serial);

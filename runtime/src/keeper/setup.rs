@@ -68,15 +68,20 @@ impl<T> Named<T> for Result<T, Errno> {
     }
 }
 
-/// Takes the descriptors that we were started with: the connection on standard input, the locked run
-/// directory on standard output. Everything else that the starter may have left open is closed.
-pub(super) fn descriptors() -> Result<(OwnedFd, OwnedFd), Errno> {
+/// Takes the descriptors that are ours: the connection, the locked run directory, and the log, which becomes standard
+/// error. Everything else is closed.
+pub(super) fn descriptors(
+    control: OwnedFd,
+    directory: OwnedFd,
+    log: OwnedFd,
+) -> Result<(OwnedFd, OwnedFd), Errno> {
     let null = rustix::fs::openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    let (control, directory) = (process::standard(0), process::standard(1));
-    let standard = [null.as_fd(), null.as_fd(), process::standard(2)];
-    process::keep_only(standard, &[Some(control), Some(directory)])?;
-    // keep_only has closed it.
-    std::mem::forget(null);
+    let standard = [null.as_fd(), null.as_fd(), log.as_fd()];
+    process::keep_only(standard, &[Some(control.as_fd()), Some(directory.as_fd())])?;
+    // keep_only has closed them, and given their numbers to others.
+    for closed in [null, control, directory, log] {
+        std::mem::forget(closed);
+    }
     Ok((process::kept(3), process::kept(4)))
 }
 
@@ -94,8 +99,7 @@ pub(super) fn read_setup(control: BorrowedFd<'_>) -> io::Result<Setup> {
     }
 }
 
-/// Leaves the starter: own process (the starter's child ends at once, so that it can be waited for), own
-/// cgroup, own session.
+/// Leaves the template: own process (the template's child ends at once), own cgroup, own session.
 pub(super) fn detach(setup: &Setup) -> Result<(), Failure> {
     let directory =
         |path: &Text| rustix::fs::openat(CWD, path.as_c_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());

@@ -460,6 +460,22 @@ pub(crate) fn reap_for_ever() -> ! {
     }
 }
 
+/// Overwrites the last words of this process's command line, each of which ends with a NUL.
+pub(crate) fn replace_last_words(words: &[u8]) -> Option<()> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // Fields 48 and 49, counted from the third, which follows the name in brackets (proc_pid_stat(5)).
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(45);
+    let start: usize = fields.next()?.parse().ok()?;
+    let end: usize = fields.next()?.parse().ok()?;
+    let place = end.checked_sub(words.len()).filter(|place| start != 0 && *place > start)?;
+    // SAFETY: the kernel has put the command line there, on our stack, where a process may write; the words lie
+    // within it, and stay terminated for whoever reads them through argv.
+    unsafe {
+        ptr::copy_nonoverlapping(words.as_ptr(), ptr::with_exposed_provenance_mut(place), words.len());
+    }
+    Some(())
+}
+
 /// Standard input, output or error.
 pub(crate) fn standard(number: i32) -> BorrowedFd<'static> {
     debug_assert!((0..3).contains(&number));

@@ -71,7 +71,8 @@ impl Bench {
             run_dir: dir.join("run"),
             state_dir: dir.join("state"),
             cgroup_parent: parent.to_owned(),
-            keeper_argv: vec![env!("CARGO_BIN_EXE_runtime-keeper").into()],
+            // The second word is for those who look for its processes.
+            keeper_argv: vec![env!("CARGO_BIN_EXE_runtime-keeper").into(), dir.join("run").into()],
         })
         .unwrap()
     }
