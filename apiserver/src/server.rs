@@ -281,6 +281,19 @@ impl ApiServer {
         let headers = std::mem::take(&mut parts.headers);
         let call = Call { row, path, params, headers, output, identity };
         if let Some(stream) = stream {
+            if stream != Stream::Log && verb == "get" {
+                // A WebSocket begins with a GET, which must not let readers run commands.
+                let path = &call.path;
+                let action = Action {
+                    verb: "create",
+                    group: &path.group,
+                    resource: &path.resource,
+                    subresource: &path.subresource,
+                    namespace: &path.namespace,
+                    name: &path.name,
+                };
+                self.authorize(&call.identity, &action, Some(&call.row))?;
+            }
             let reply = self.stream(&call, stream, parts, body).await?;
             return Ok(render::reply(&call, reply));
         }

@@ -15,6 +15,8 @@ pub(super) const CLOSE: u8 = 255;
 
 /// The protocols that are spoken, best first.
 pub(super) const PROTOCOLS: [&str; 3] = ["v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io"];
+/// How the channels of forwarded ports are called.
+pub(super) const PORT_PROTOCOLS: [&str; 2] = ["v4.channel.k8s.io", "portforward.k8s.io"];
 
 /// What a client says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,12 +29,6 @@ pub(super) enum Said {
     Other,
 }
 
-/// Chooses a protocol from what the client offers, comma separated.
-pub(super) fn choose(offered: &str) -> Option<&'static str> {
-    let offered: Vec<&str> = offered.split(',').map(str::trim).collect();
-    PROTOCOLS.into_iter().find(|protocol| offered.contains(protocol))
-}
-
 pub(super) fn read(message: &Bytes) -> Said {
     match message.first() {
         Some(&STDIN) => Said::Stdin(message.slice(1..)),
@@ -42,16 +38,22 @@ pub(super) fn read(message: &Bytes) -> Said {
     }
 }
 
+/// The size of a terminal, as clients say it.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Size {
+pub(super) struct Size {
     width: u16,
     height: u16,
 }
 
+impl From<Size> for WindowSize {
+    fn from(size: Size) -> Self {
+        Self { columns: size.width, rows: size.height }
+    }
+}
+
 fn size(json: &[u8]) -> Option<WindowSize> {
-    let size: Size = serde_json::from_slice(json).ok()?;
-    Some(WindowSize { columns: size.width, rows: size.height })
+    serde_json::from_slice::<Size>(json).ok().map(WindowSize::from)
 }
 
 /// A message of a channel.
@@ -62,13 +64,25 @@ pub(super) fn message(channel: u8, data: &[u8]) -> Bytes {
     bytes.into()
 }
 
-/// How a command ended, as the `Status` that goes over the error channel.
+/// How a command ended, as the message that goes over the error channel.
 pub(super) fn status(outcome: &Result<i32, String>) -> Bytes {
+    message(ERROR, verdict(outcome, false).unwrap_or_default().as_bytes())
+}
+
+/// How a command ended: as a `Status`, or only what went wrong, in words.
+pub(super) fn verdict(outcome: &Result<i32, String>, in_words: bool) -> Option<String> {
+    let words = match outcome {
+        Ok(0) => None,
+        Ok(code) => Some(format!("command terminated with non-zero exit code: exit status {code}")),
+        Err(message) => Some(message.clone()),
+    };
+    if in_words {
+        return words;
+    }
     let status = match outcome {
         Ok(0) => json!({"metadata": {}, "status": "Success"}),
         Ok(code) => json!({
-            "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
-            "message": format!("command terminated with non-zero exit code: exit status {code}"),
+            "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode", "message": words,
             "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
         }),
         Err(message) => json!({
@@ -76,19 +90,12 @@ pub(super) fn status(outcome: &Result<i32, String>) -> Bytes {
             "details": {"causes": [{"message": message}]},
         }),
     };
-    message(ERROR, status.to_string().as_bytes())
+    Some(status.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_best_protocol_that_both_speak_is_chosen() {
-        assert_eq!(choose("v4.channel.k8s.io, v5.channel.k8s.io"), Some("v5.channel.k8s.io"));
-        assert_eq!(choose("channel.k8s.io"), Some("channel.k8s.io"));
-        assert_eq!(choose("base64.channel.k8s.io"), None);
-    }
 
     #[test]
     fn messages_are_read_by_their_first_byte() {
@@ -108,5 +115,8 @@ mod tests {
         let status: serde_json::Value = serde_json::from_slice(&status(&Ok(7))[1..]).unwrap();
         assert_eq!(status["details"]["causes"][0]["message"], "7");
         assert_eq!(status["reason"], "NonZeroExitCode");
+        let words = "command terminated with non-zero exit code: exit status 7";
+        assert_eq!(verdict(&Ok(7), true).as_deref(), Some(words));
+        assert_eq!(verdict(&Ok(0), true), None);
     }
 }

@@ -1,46 +1,30 @@
-//! Port forwarding: a WebSocket on one side, connections to ports inside a pod on the other.
+//! Port forwarding as it was before SPDY came into WebSockets: a WebSocket on one side, connections to ports inside a pod on the other.
 //!
 //! Each port has two channels: an even one for its bytes, the odd one after it for what went wrong. Both begin with
 //! the port's number in two bytes, the low one first.
 
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use http::{Request, Response};
-use hyper::body::Incoming;
-use network::NetNs;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
-use super::streams::{Socket, upgrade};
-use super::{Body, channels};
+use super::channels;
+use super::dial::connect;
+use super::upgrade::Socket;
 use crate::machine::PodSandbox;
 
 /// What is read from a connection at a time.
 const CHUNK: usize = 32 << 10;
 /// Messages that may wait for a slow side; then the other one waits.
 const WAITING: usize = 8;
-/// A port of a pod answers at once or not at all.
-const CONNECT: Duration = Duration::from_secs(10);
 
-/// Answers 101 and forwards until the client or all connections are gone.
-pub(super) fn forward(
-    sandbox: Arc<dyn PodSandbox>,
-    ports: Vec<u16>,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    upgrade(request, move |socket| converse(sandbox, ports, socket))
-}
-
-async fn converse(sandbox: Arc<dyn PodSandbox>, ports: Vec<u16>, socket: Socket) {
+/// Forwards until the client or all connections are gone.
+pub(super) async fn converse(sandbox: Arc<dyn PodSandbox>, ports: Vec<u16>, socket: Socket) {
     let (mut sink, mut stream) = socket.split();
     let (to_client, mut waiting) = mpsc::channel::<Bytes>(WAITING);
     let mut to_ports = Vec::new();
@@ -129,28 +113,4 @@ async fn write_all(mut writer: OwnedWriteHalf, mut from_client: mpsc::Receiver<B
             return debug!(%error, "writing to a forwarded port");
         }
     }
-}
-
-/// Connects to a port on the loopback of a pod: what listens there alone is reached too.
-async fn connect(sandbox: Arc<dyn PodSandbox>, port: u16) -> io::Result<TcpStream> {
-    let connecting = tokio::task::spawn_blocking(move || {
-        let namespace = NetNs::from(sandbox.netns()?);
-        let addresses =
-            [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
-        let connected = namespace.run(|| {
-            let mut first = None;
-            for address in addresses {
-                match StdStream::connect_timeout(&address, CONNECT) {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => _ = first.get_or_insert(error),
-                }
-            }
-            Err(first.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
-        });
-        connected.map_err(io::Error::other)?
-    });
-    let stream = connecting.await.map_err(io::Error::other)??;
-    stream.set_nonblocking(true)?;
-    stream.set_nodelay(true)?;
-    TcpStream::from_std(stream)
 }

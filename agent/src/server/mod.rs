@@ -10,10 +10,16 @@
 //! ```
 
 mod channels;
+mod dial;
 mod forward;
 mod peer;
+mod port_forward;
+mod process;
+mod remote_command;
 mod route;
 mod streams;
+mod tunnel;
+mod upgrade;
 
 use std::convert::Infallible;
 use std::fmt::Debug;
@@ -40,11 +46,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::machine::PodSandbox;
+use process::Verb;
 use route::{BadRequest, Route};
 pub use route::{ContainerPath, LogOptions, StreamOptions};
+use upgrade::{Spoken, Switched, upgrade};
 
 /// Connections at a time: every follower of a log and every exec is one.
-const MAX_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 4096;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADER_READ: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -180,15 +188,15 @@ async fn answer(pods: Arc<dyn Pods>, trusted: bool, request: Request<Incoming>) 
             Err(error) => not_there(&error),
         },
         Route::Exec(path, options) => match pods.running(&path).await {
-            Ok(container) => streams::exec(container, options, request),
+            Ok(container) => remote_command(Verb::Exec, container, options, request),
             Err(error) => not_there(&error),
         },
         Route::Attach(path, options) => match pods.running(&path).await {
-            Ok(container) => streams::attach(container, options, request),
+            Ok(container) => remote_command(Verb::Attach, container, options, request),
             Err(error) => not_there(&error),
         },
         Route::PortForward { namespace, pod, ports } => match pods.sandbox(&namespace, &pod) {
-            Ok(sandbox) => forward::forward(sandbox, ports, request),
+            Ok(sandbox) => port_forward(port_forward::Target { sandbox, pod }, ports, request),
             Err(error) => not_there(&error),
         },
         Route::Summary => json(&pods.summary().await),
@@ -196,6 +204,35 @@ async fn answer(pods: Arc<dyn Pods>, trusted: bool, request: Request<Incoming>) 
         Route::ContainerMetrics => text(StatusCode::OK, &pods.container_metrics().await),
         Route::Metrics => text(StatusCode::OK, &pods.metrics()),
     }
+}
+
+fn remote_command(
+    verb: Verb,
+    container: RunningContainer,
+    options: StreamOptions,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let spoken = Spoken { web_socket: &channels::PROTOCOLS, spdy: &remote_command::PROTOCOLS };
+    upgrade(request, spoken, move |switched| async move {
+        match switched {
+            Switched::WebSocket(socket) => streams::converse(*socket, verb, container, options).await,
+            Switched::Spdy(carrier, protocol) => {
+                remote_command::converse(carrier, protocol, verb, container, options).await;
+            }
+        }
+    })
+}
+
+fn port_forward(target: port_forward::Target, ports: Vec<u16>, request: Request<Incoming>) -> Response<Body> {
+    // Channels have to know their ports beforehand.
+    let web_socket: &[&str] = if ports.is_empty() { &[] } else { &channels::PORT_PROTOCOLS };
+    let spoken = Spoken { web_socket, spdy: &port_forward::PROTOCOLS };
+    upgrade(request, spoken, move |switched| async move {
+        match switched {
+            Switched::WebSocket(socket) => forward::converse(target.sandbox, ports, *socket).await,
+            Switched::Spdy(carrier, _) => port_forward::converse(target, carrier).await,
+        }
+    })
 }
 
 fn list(pods: &dyn Pods) -> Response<Body> {

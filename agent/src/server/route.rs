@@ -168,7 +168,7 @@ impl Query {
         })
     }
 
-    /// Ports may be repeated, and may be several with commas between them.
+    /// Only needed without SPDY, whose streams say their ports. Ports may be repeated, and may be several with commas between them.
     fn ports(&self) -> Result<Vec<u16>, BadRequest> {
         let given = self.0.iter().filter(|(name, _)| name == "port" || name == "ports");
         let texts = given.flat_map(|(_, value)| value.split(',')).filter(|text| !text.is_empty());
@@ -179,9 +179,6 @@ impl Query {
             })
             .collect();
         match ports {
-            Ok(ports) if ports.is_empty() => {
-                Err(BadRequest::Parameter("query parameter \"port\" is required".to_owned()))
-            }
             Ok(ports) if ports.len() > MAX_PORTS => Err(BadRequest::Parameter(format!(
                 "no more than {MAX_PORTS} ports can be forwarded over one connection"
             ))),
@@ -267,7 +264,7 @@ mod tests {
             panic!()
         };
         assert_eq!((pod.as_str(), ports), ("web", vec![80, 81, 443]));
-        for wrong in ["", "port=0", "port=x", "port=70000"] {
+        for wrong in ["port=0", "port=x", "port=70000"] {
             assert!(
                 matches!(get("/portForward/default/web", wrong), Err(BadRequest::Parameter(_))),
                 "{wrong}"

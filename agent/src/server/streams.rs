@@ -1,197 +1,66 @@
-//! Exec and attach: a WebSocket on one side, a process's streams on the other.
+//! Exec and attach over a WebSocket: each message belongs to one of a process's streams, as its first byte says.
 
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
-use http::{Request, Response, StatusCode, header};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use runtime::{ExecSpec, ReadStream, WindowSize, WriteStream};
+use runtime::{ReadStream, WindowSize, WriteStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 use tracing::debug;
 
+use super::RunningContainer;
 use super::channels::{self, Said};
+use super::process::{Process, Verb};
 use super::route::StreamOptions;
-use super::{Body, RunningContainer, full, text};
+use super::upgrade::{LINGER, Socket};
 
 /// What is read from a process at a time.
 const CHUNK: usize = 32 << 10;
 /// Chunks that may wait for a slow client; then the process waits.
 const WAITING: usize = 4;
-/// A client has no business with larger messages.
-const MAX_MESSAGE: usize = 1 << 20;
 
-/// Answers 101 and runs the command when the connection has switched.
-pub(super) fn exec(
-    container: RunningContainer,
-    options: StreamOptions,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    upgrade(request, move |socket| async move {
-        let spec = ExecSpec {
-            argv: options.command.clone(),
-            env: None,
-            cwd: None,
-            user: None,
-            tty: options.tty,
-            window: None,
-            stdin: options.stdin,
-            privileged: false,
-        };
-        let mut process = match container.sandbox.exec(&container.id, spec).await {
-            Ok(process) => process,
-            Err(error) => {
-                let message = client::ErrorChain(&error).to_string();
-                return refuse(socket, message).await;
-            }
-        };
-        let (stdin, stdout, stderr) = (process.stdin.take(), process.stdout.take(), process.stderr.take());
-        let (resizes, mut sizes) = mpsc::channel(4);
-        let stdout = stdout.filter(|_| options.stdout);
-        let stderr = stderr.filter(|_| options.stderr);
-        let outcome = async {
-            loop {
-                tokio::select! {
-                    // Cancel safe, as its documentation says.
-                    code = process.wait() => return code.map_err(|error| client::ErrorChain(&error).to_string()),
-                    Some(size) = sizes.recv() => {
-                        if let Err(error) = process.resize(size) {
-                            debug!(%error, "resizing a terminal");
-                        }
-                    }
-                }
-            }
-        };
-        converse(socket, stdin, stdout, stderr, resizes, outcome).await;
-    })
-}
-
-/// The same with the container's own first process.
-pub(super) fn attach(
-    container: RunningContainer,
-    options: StreamOptions,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    upgrade(request, move |socket| async move {
-        let mut attached = match container.sandbox.attach(&container.id).await {
-            Ok(attached) => attached,
-            Err(error) => {
-                let message = client::ErrorChain(&error).to_string();
-                return refuse(socket, message).await;
-            }
-        };
-        let stdin = attached.stdin.take().filter(|_| options.stdin);
-        let stdout = attached.stdout.take().filter(|_| options.stdout);
-        let stderr = attached.stderr.take().filter(|_| options.stderr);
-        let (resizes, mut sizes) = mpsc::channel(4);
-        let outcome = async {
-            loop {
-                tokio::select! {
-                    exit = container.sandbox.wait(&container.id) => {
-                        return exit.map(|exit| exit.code).map_err(|error| client::ErrorChain(&error).to_string());
-                    }
-                    Some(size) = sizes.recv() => {
-                        if let Err(error) = attached.resize(size) {
-                            debug!(%error, "resizing a terminal");
-                        }
-                    }
-                }
-            }
-        };
-        converse(socket, stdin, stdout, stderr, resizes, outcome).await;
-    })
-}
-
-pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
-
-/// Switches to a WebSocket with one of our protocols; `talk` runs in a task of its own, for as long as the connection.
-pub(super) fn upgrade<F, T>(request: Request<Incoming>, talk: F) -> Response<Body>
-where
-    F: FnOnce(Socket) -> T + Send + 'static,
-    T: Future<Output = ()> + Send,
-{
-    let head = |name: header::HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let is_websocket = head(header::UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
-    let key = head(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
-    let (true, Some(accept)) = (is_websocket, key) else {
-        return text(
-            StatusCode::BAD_REQUEST,
-            "unable to upgrade: a WebSocket is needed (v4.channel.k8s.io or v5.channel.k8s.io)",
-        );
-    };
-    let Some(protocol) = head(header::SEC_WEBSOCKET_PROTOCOL).and_then(channels::choose) else {
-        let spoken = channels::PROTOCOLS.join(", ");
-        return text(
-            StatusCode::BAD_REQUEST,
-            &format!("none of the offered protocols is spoken here: {spoken}"),
-        );
-    };
-    // Detached: it ends with the process or with the connection, whichever is first.
-    tokio::spawn(async move {
-        match hyper::upgrade::on(request).await {
-            Ok(upgraded) => {
-                let config = WebSocketConfig::default()
-                    .max_message_size(Some(MAX_MESSAGE))
-                    .max_frame_size(Some(MAX_MESSAGE));
-                let socket =
-                    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config))
-                        .await;
-                talk(socket).await;
-            }
-            Err(error) => debug!(%error, "the connection did not switch protocols"),
-        }
-    });
-    Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(header::CONNECTION, "Upgrade")
-        .header(header::UPGRADE, "websocket")
-        .header(header::SEC_WEBSOCKET_ACCEPT, accept)
-        .header(header::SEC_WEBSOCKET_PROTOCOL, protocol)
-        .body(full(""))
-        .unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be built"))
-}
-
-async fn refuse(mut socket: Socket, message: String) {
-    let status = channels::status(&Err(message));
-    if socket.send(Message::Binary(status)).await.is_ok() {
-        _ = socket.send(goodbye()).await;
-        _ = socket.close(None).await;
-    }
-}
-
-/// Moves bytes both ways until the process has ended and all that it wrote has been sent, or the client is gone.
-async fn converse(
+/// Speaks with a client until the process has ended and the client has heard of it, or the client is gone.
+pub(super) async fn converse(
     socket: Socket,
-    stdin: Option<WriteStream>,
-    stdout: Option<ReadStream>,
-    stderr: Option<ReadStream>,
-    resizes: mpsc::Sender<WindowSize>,
-    outcome: impl Future<Output = Result<i32, String>>,
+    verb: Verb,
+    container: RunningContainer,
+    options: StreamOptions,
 ) {
     let (sink, stream) = socket.split();
+    let process = Process::start(verb, container, options).await;
     let (to_client, waiting) = mpsc::channel::<Bytes>(WAITING);
-    let output = async {
-        // The channel closes when both streams have ended and the outcome is told.
-        let to_client = to_client;
-        tokio::join!(
-            copy_out(stdout, channels::STDOUT, to_client.clone()),
-            copy_out(stderr, channels::STDERR, to_client.clone())
-        );
-        let status = channels::status(&outcome.await);
-        _ = to_client.send(status).await;
+    let (stdin, resizes, output) = match process {
+        Ok(process) => {
+            let Process { stdin, stdout, stderr, resizes, outcome } = process;
+            // The channel closes when both streams have ended and the outcome is told.
+            let output = async move {
+                let copied = async {
+                    tokio::join!(
+                        copy_out(stdout, channels::STDOUT, to_client.clone()),
+                        copy_out(stderr, channels::STDERR, to_client.clone())
+                    )
+                };
+                let (_, outcome) = tokio::join!(copied, outcome);
+                _ = to_client.send(channels::status(&outcome)).await;
+            };
+            (stdin, Some(resizes), futures_util::future::Either::Left(output))
+        }
+        Err(why) => {
+            let refuse = async move { _ = to_client.send(channels::status(&Err(why))).await };
+            (None, None, futures_util::future::Either::Right(refuse))
+        }
     };
-    let input = copy_in(stream, stdin, resizes);
     let send = send_all(sink, waiting);
+    let mut input = std::pin::pin!(copy_in(stream, stdin, resizes));
     // `output` ends by itself; `input` would wait for the client, who waits for us.
     tokio::select! {
         _ = futures_util::future::join(output, send) => {}
-        () = input => {}
+        () = &mut input => return,
     }
+    // Whoever has read everything closes. Closing first could take from a slow reader what is still on its way.
+    _ = tokio::time::timeout(LINGER, input).await;
 }
 
 async fn copy_out(stream: Option<ReadStream>, channel: u8, to: mpsc::Sender<Bytes>) {
@@ -232,7 +101,7 @@ fn goodbye() -> Message {
 async fn copy_in(
     mut stream: impl Stream<Item = Result<Message, WebSocketError>> + Unpin,
     mut stdin: Option<WriteStream>,
-    resizes: mpsc::Sender<WindowSize>,
+    resizes: Option<mpsc::Sender<WindowSize>>,
 ) {
     while let Some(Ok(message)) = stream.next().await {
         let data = match message {
@@ -251,7 +120,11 @@ async fn copy_in(
                     stdin = None;
                 }
             }
-            Said::Resize(size) => _ = resizes.send(size).await,
+            Said::Resize(size) => {
+                if let Some(resizes) = &resizes {
+                    _ = resizes.send(size).await;
+                }
+            }
             Said::CloseStdin => stdin = None,
             Said::Other => {}
         }

@@ -88,6 +88,8 @@ impl ApiServer {
         if upgrade.is_none() && stream != Stream::Log {
             return Err(ApiError::bad_request("Upgrade request required").into());
         }
+        // What comes after an upgrade is not a body, and an agent that waited for one would wait for good.
+        let body = if upgrade.is_some() { Body::empty() } else { body };
         let request = Request::builder().method(parts.method).uri(path);
         let open = self.metrics.streams.enter();
         let answer = self.ask_agent(address, port, request, &call.headers, body).await.map_err(|error| {
