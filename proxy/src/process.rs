@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use network::{NetNs, Network};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{self, Asked, Control, Pong, Request, Response};
@@ -101,6 +101,10 @@ const HANDOVER_SYNC: Duration = Duration::from_secs(3);
 /// Listeners that could not be opened are tried again this often.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// How long a pod that leaves is held up by a server that does not say who replaces it; and by connections that it does not
+/// answer.
+const LEAVING: Duration = Duration::from_secs(1);
+
 /// Changes that come in quick succession are written to disk together.
 const WRITE_DELAY: Duration = Duration::from_millis(200);
 
@@ -138,6 +142,19 @@ struct Proxy {
     news: mpsc::Receiver<News>,
     asked: mpsc::Receiver<Asked>,
     tasks: tokio::task::JoinSet<()>,
+    /// Who waits for a pod to have left.
+    partings: Vec<Parting>,
+    /// Answers that wait for connections to be answered.
+    answers: tokio::task::JoinSet<()>,
+}
+
+/// A pod that leaves, and who wants to know when it has.
+struct Parting {
+    pod_uid: String,
+    addresses: Vec<IpAddr>,
+    /// It has left then, wherever it is.
+    until: tokio::time::Instant,
+    answer: oneshot::Sender<Response>,
 }
 
 impl Proxy {
@@ -201,6 +218,8 @@ impl Proxy {
             news,
             asked,
             tasks,
+            partings: Vec::new(),
+            answers: tokio::task::JoinSet::new(),
         };
         if let Some((_, pong)) = &predecessor {
             for (pod_uid, addresses) in &pong.leaving {
@@ -250,6 +269,7 @@ impl Proxy {
     async fn follow(&mut self, stop: CancellationToken) -> Result<(), Error> {
         loop {
             let retry = self.retry;
+            let parting = self.partings.iter().map(|parting| parting.until).min();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -269,6 +289,8 @@ impl Proxy {
                 }
                 Some(news) = self.news.recv() => self.hear(news).await?,
                 () = sleep_until(retry), if retry.is_some() => self.apply().await?,
+                () = sleep_until(parting), if parting.is_some() => self.settle_partings(),
+                Some(_) = self.answers.join_next() => {}
                 Some(_) = self.tasks.join_next() => return Err(Error::TaskEnded),
                 Some(_) = self.dns_tasks.join_next() => return Err(Error::TaskEnded),
             }
@@ -289,9 +311,11 @@ impl Proxy {
             }),
             Request::Metrics => Response::Metrics(self.metrics.render()),
             Request::Leaving { pod_uid, addresses } => {
-                self.state.leaving(pod_uid, addresses, Instant::now());
+                self.state.leaving(pod_uid.clone(), addresses.clone(), Instant::now());
+                let until = tokio::time::Instant::now() + LEAVING;
+                self.partings.push(Parting { pod_uid, addresses, until, answer: asked.answer });
                 self.apply().await?;
-                Response::Done
+                return Ok(None);
             }
             Request::StepAside { drain_seconds } => {
                 self.close().await;
@@ -348,8 +372,27 @@ impl Proxy {
             self.written.send_replace(Arc::new(target));
         }
         self.applied = applied;
+        self.settle_partings();
         self.retry = missing.then(|| tokio::time::Instant::now() + RETRY);
         Ok(())
+    }
+
+    /// Tells those who wait for pods that have left, once no connection is on its way to them.
+    fn settle_partings(&mut self) {
+        let now = tokio::time::Instant::now();
+        let (state, applied) = (&self.state, &self.applied);
+        let over = |parting: &mut Parting| {
+            now >= parting.until || state.has_left(&parting.pod_uid, &parting.addresses, applied)
+        };
+        let (data, answers) = (&self.data, &mut self.answers);
+        for parting in self.partings.extract_if(.., over) {
+            let answered = data.answered(parting.addresses);
+            answers.spawn(async move {
+                // An endpoint that has said nothing by then knows of its connection, or never will.
+                let _ = tokio::time::timeout(LEAVING, answered).await;
+                let _ = parting.answer.send(Response::Done);
+            });
+        }
     }
 
     /// The cluster's DNS address answers from the table itself, whatever service claims it.

@@ -48,6 +48,26 @@ impl State {
         self.leaving.insert(pod_uid, Leaving { addresses, since: now });
     }
 
+    /// Whether a pod that is leaving is as far out as it will get: no entrance leads to it, or the server knows that it goes
+    /// and has nobody better. Whoever became ready before the pod was told to go is in the slices that say that it goes.
+    pub(crate) fn has_left(&self, pod_uid: &str, addresses: &[IpAddr], table: &Table) -> bool {
+        let backends = || table.forwards.values().flat_map(|forward| &forward.backends);
+        let Some(slices) = self.slices.as_ref().filter(|_| self.is_synced()) else {
+            return !backends().any(|backend| addresses.contains(&backend.ip()));
+        };
+        slices.values().all(|slice| {
+            let mut own =
+                slice.endpoints.iter().filter(|endpoint| endpoint.pod_uid.as_deref() == Some(pod_uid));
+            own.all(|endpoint| {
+                let led_to = |backend: &SocketAddr| {
+                    backend.ip() == endpoint.address
+                        && slice.ports.iter().any(|port| port.port == backend.port())
+                };
+                endpoint.terminating || !backends().any(led_to)
+            })
+        })
+    }
+
     pub(crate) fn all_leaving(&self) -> BTreeMap<String, Vec<IpAddr>> {
         self.leaving.iter().map(|(uid, leaving)| (uid.clone(), leaving.addresses.clone())).collect()
     }
@@ -136,6 +156,38 @@ mod tests {
         assert_eq!(backends(&state.table(now)), ["10.42.0.5", "10.42.0.6"]);
         let (services, slices) = news();
         assert!(!state.hear(services) && !state.hear(slices), "the same again is no news");
+    }
+
+    #[test]
+    fn the_last_one_has_left_when_another_came_or_the_server_says_that_it_goes() {
+        let now = Instant::now();
+        let mut state = State::new("here".into(), Table::default());
+        let of = |endpoints: serde_json::Value| {
+            let (key, slice) = slice("web", "web-1", json!([{"port": 80}]), endpoints);
+            News::Slices(Step::All([(key, slice)].into()))
+        };
+        let pod = |address: &str, uid: &str, ready: bool, terminating: bool| {
+            json!({"addresses": [address], "targetRef": {"uid": uid},
+                "conditions": {"ready": ready, "serving": true, "terminating": terminating}})
+        };
+        state.hear(news().0);
+        state.leaving("a".into(), vec![], now);
+        for (endpoints, has_left) in [
+            (json!([]), true),
+            (json!([pod("10.42.0.5", "a", true, false)]), false),
+            (json!([pod("10.42.0.5", "a", false, true)]), true),
+            (json!([pod("10.42.0.5", "a", true, false), pod("10.42.0.6", "b", true, false)]), true),
+            (json!([pod("10.42.0.6", "b", true, false)]), true),
+        ] {
+            state.hear(of(endpoints.clone()));
+            let table = state.table(now);
+            assert_eq!(state.has_left("a", &[], &table), has_left, "{endpoints}");
+        }
+        // Nothing but addresses is known of a table from before.
+        let state = State::new("here".into(), example());
+        let address = example().forwards.values().next().unwrap().backends[0].ip();
+        assert!(!state.has_left("a", &[address], &example()));
+        assert!(state.has_left("a", &["192.0.2.1".parse().unwrap()], &example()));
     }
 
     #[test]

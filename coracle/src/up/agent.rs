@@ -14,7 +14,7 @@ use client::{Client, TaskGroup};
 use image::ImageStore;
 use proxy::Control;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::node::Node;
@@ -29,7 +29,7 @@ const KUBERNETES: &str = "v1.37.0";
 /// How often a manifest at a URL is asked for.
 const URL_PERIOD: Duration = Duration::from_secs(20);
 /// A proxy that does not answer must not keep pods from ending.
-const PROXY_PATIENCE: Duration = Duration::from_secs(2);
+const PROXY_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Starts the agent and keeps the proxy running. `objects` goes to whoever writes what is no pod in the manifests.
 pub(crate) async fn start(
@@ -70,7 +70,7 @@ pub(crate) async fn start(
         runtime: super::runtime_config(instance, &node.names.group),
         network: node.network.clone(),
         images: Arc::new(StoreImages::new(images)),
-        departures: Arc::new(ProxyDepartures::new(instance.proxy_dir())),
+        departures: Arc::new(ProxyDepartures { run_dir: instance.proxy_dir() }),
         services: None,
         manifests: args.manifests.clone(),
         manifest_url,
@@ -139,31 +139,16 @@ fn subject(node: &Node) -> Subject {
     }
 }
 
-/// Tells the proxy that a pod is about to go, over a connection that is kept.
+/// Tells the proxy that a pod is about to go. The proxy may take a moment to answer, and pods do not wait for each other:
+/// each has a connection of its own.
 #[derive(Debug)]
 struct ProxyDepartures {
     run_dir: PathBuf,
-    connection: Mutex<Option<Control>>,
 }
 
 impl ProxyDepartures {
-    fn new(run_dir: PathBuf) -> Self {
-        Self { run_dir, connection: Mutex::new(None) }
-    }
-
     async fn tell(&self, pod_uid: &str, addresses: &[IpAddr]) -> Result<(), proxy::ControlError> {
-        let mut connection = self.connection.lock().await;
-        // A connection of an earlier proxy fails once; the next one is to the proxy of now.
-        if let Some(control) = connection.as_mut()
-            && control.leaving(pod_uid, addresses).await.is_ok()
-        {
-            return Ok(());
-        }
-        *connection = None;
-        let mut control = Control::connect(&self.run_dir).await?;
-        control.leaving(pod_uid, addresses).await?;
-        *connection = Some(control);
-        Ok(())
+        Control::connect(&self.run_dir).await?.leaving(pod_uid, addresses).await
     }
 }
 

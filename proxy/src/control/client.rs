@@ -60,7 +60,8 @@ impl Control {
         }
     }
 
-    /// Takes a pod out of the table. When this returns, no new connection goes to it.
+    /// Takes a pod out of the table. When this returns, no new connection goes to it, and it has answered those that it
+    /// has.
     pub async fn leaving(&mut self, pod_uid: &str, addresses: &[IpAddr]) -> Result<(), ControlError> {
         self.done(&Request::Leaving { pod_uid: pod_uid.to_owned(), addresses: addresses.to_vec() }).await
     }

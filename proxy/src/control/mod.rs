@@ -28,7 +28,7 @@ pub fn socket_path(run_dir: &Path) -> PathBuf {
 pub enum Request {
     /// Who are you?
     Ping,
-    /// This pod is about to stop: send it nothing new. Answered when that is so.
+    /// This pod is about to stop: send it nothing new. Answered when that is so, and nothing is on its way to it any more.
     Leaving {
         /// `metadata.uid`.
         pod_uid: String,

@@ -11,8 +11,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{LINE, Request, Response, socket_path};
 
-/// Connections at most; more wait.
-const CONNECTIONS: usize = 32;
+/// Connections at most; more wait. Each pod that leaves may hold one for a moment.
+const CONNECTIONS: usize = 256;
 
 /// A request, and where its answer goes.
 #[derive(Debug)]

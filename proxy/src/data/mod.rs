@@ -53,6 +53,8 @@ pub(crate) enum Step {
 #[derive(Debug)]
 enum Command {
     Apply(Vec<Step>, oneshot::Sender<()>),
+    /// Say when every connection to these addresses has been answered.
+    Answered(Vec<IpAddr>, oneshot::Sender<()>),
     /// Close all listeners, and end when the last connection has ended or the time is over.
     Drain(Duration),
 }
@@ -125,6 +127,7 @@ impl DataPlane {
                 connections: TaskTracker::new(),
                 flows: Arc::new(Semaphore::new(limits.flows)),
                 heartbeat: Heartbeat::default(),
+                unanswered: Arc::default(),
             };
             let limit = Arc::new(Semaphore::new(limits.connections));
             if settled.send(Ok(())).is_ok() {
@@ -141,6 +144,18 @@ impl DataPlane {
         let (done, wait) = oneshot::channel();
         self.commands.send(Command::Apply(steps, done)).await.map_err(|_| DataPlaneError::Ended)?;
         wait.await.map_err(|_| DataPlaneError::Ended)
+    }
+
+    /// Returns a future that is done when each connection that was led to these addresses before has heard from there, or
+    /// has ended. Those that come later count too, so take the addresses out of the table first.
+    pub(crate) fn answered(&self, addresses: Vec<IpAddr>) -> impl Future<Output = ()> + Send + 'static {
+        let commands = self.commands.clone();
+        async move {
+            let (done, wait) = oneshot::channel();
+            if commands.send(Command::Answered(addresses, done)).await.is_ok() {
+                let _ = wait.await;
+            }
+        }
     }
 
     /// Closes all listeners and waits until the last connection has ended, or the time is over.
@@ -195,6 +210,15 @@ impl Listeners {
                         self.take(step).await;
                     }
                     let _ = done.send(());
+                }
+                Command::Answered(addresses, mut done) => {
+                    let unanswered = self.shared.unanswered.clone();
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = unanswered.none_left(&addresses) => drop(done.send(())),
+                            () = done.closed() => {}
+                        }
+                    });
                 }
                 Command::Drain(deadline) => {
                     for (_, open) in self.open.drain() {

@@ -46,26 +46,34 @@ pub(crate) struct Moved {
 }
 
 /// Moves bytes both ways until both directions have ended. On an error, which is a reset or a time-out of one of
-/// the two, the caller resets both.
-pub(crate) async fn pump(
+/// the two, the caller resets both. `unanswered` is dropped when the backend has said something.
+pub(crate) async fn pump<T>(
     client: &mut TcpStream,
     backend: &mut TcpStream,
     pipes: &PipePool,
+    unanswered: T,
 ) -> io::Result<Moved> {
     let (client_read, client_write) = client.split();
     let (backend_read, backend_write) = backend.split();
     let (to_backend, to_client) = tokio::try_join!(
-        one_way(client_read, backend_write, pipes),
-        one_way(backend_read, client_write, pipes),
+        one_way(client_read, backend_write, pipes, ()),
+        one_way(backend_read, client_write, pipes, unanswered),
     )?;
     Ok(Moved { to_backend, to_client })
 }
 
-async fn one_way(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, pipes: &PipePool) -> io::Result<u64> {
+async fn one_way<T>(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    pipes: &PipePool,
+    silent: T,
+) -> io::Result<u64> {
+    let mut silent = Some(silent);
     let mut total = 0;
     let mut full = 0;
     loop {
         let piece = poll_fn(|cx| move_piece(cx, &mut from, &mut to)).await?;
+        drop(silent.take());
         if let Some(rest) = piece.rest {
             to.write_all(&rest).await?;
         }

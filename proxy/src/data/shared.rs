@@ -1,10 +1,12 @@
 //! What all listeners of a data thread share.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::dial::Dialer;
@@ -21,6 +23,59 @@ pub(super) struct Shared {
     /// Bound on UDP flows.
     pub(super) flows: Arc<Semaphore>,
     pub(super) heartbeat: Heartbeat,
+    pub(super) unanswered: Arc<Unanswered>,
+}
+
+/// Connections that were led to an endpoint and have not heard from it yet: it may not even know of them, as they wait in
+/// the queue of its listener. Whoever ends the endpoint now would lose them.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered {
+    counts: Mutex<HashMap<IpAddr, usize>>,
+    fewer: Notify,
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    all: Arc<Unanswered>,
+    endpoint: IpAddr,
+}
+
+impl Unanswered {
+    pub(super) fn add(self: &Arc<Self>, endpoint: IpAddr) -> Waiting {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(endpoint).or_default() += 1;
+        Waiting { all: self.clone(), endpoint }
+    }
+
+    /// Returns when none is left to these addresses.
+    pub(super) async fn none_left(&self, addresses: &[IpAddr]) {
+        loop {
+            // Before looking: who ends in between is noticed.
+            let fewer = self.fewer.notified();
+            if !self.is_any_left(addresses) {
+                return;
+            }
+            fewer.await;
+        }
+    }
+
+    fn is_any_left(&self, addresses: &[IpAddr]) -> bool {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.iter().any(|address| counts.contains_key(address))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut counts = self.all.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.endpoint) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.endpoint);
+                self.all.fewer.notify_waiters();
+            }
+        }
+    }
 }
 
 /// A timer that ticks while connections are being made, and only then.
@@ -112,5 +167,29 @@ impl Metrics {
             ("coracle_dns_failures_total", "counter", &self.dns_failed),
         ];
         rows.map(|(name, kind, count)| format!("# TYPE {name} {kind}\n{name} {}\n", count.get())).concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_the_last_answer_hears_of_it() {
+        let all = Arc::new(Unanswered::default());
+        let (one, other) = (IpAddr::from([10, 42, 0, 5]), IpAddr::from([10, 42, 0, 6]));
+        all.none_left(&[one, other]).await;
+        let (first, second, elsewhere) = (all.add(one), all.add(one), all.add(other));
+        let waiting = tokio::spawn({
+            let all = all.clone();
+            async move { all.none_left(&[one]).await }
+        });
+        drop(first);
+        assert!(all.is_any_left(&[one]));
+        drop(second);
+        waiting.await.unwrap();
+        assert!(all.is_any_left(&[one, other]), "others do not count");
+        drop(elsewhere);
+        assert!(all.counts.lock().unwrap().is_empty());
     }
 }

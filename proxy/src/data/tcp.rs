@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::balance::Balancer;
 use super::dial::reset_on_close;
 use super::pump::pump;
-use super::shared::Shared;
+use super::shared::{Shared, Waiting};
 
 /// Endpoints tried for one connection.
 const ATTEMPTS: usize = 4;
@@ -57,13 +57,13 @@ async fn carry(
 ) {
     let metrics = &shared.metrics;
     metrics.accepted.add(1);
-    let Some(mut backend) = connect(from, &balancer, &shared).await else {
+    let Some((mut backend, unanswered)) = connect(from, &balancer, &shared).await else {
         metrics.unreachable.add(1);
         reset_on_close(&client);
         return;
     };
     metrics.open.add(1);
-    match pump(&mut client, &mut backend, &shared.pipes).await {
+    match pump(&mut client, &mut backend, &shared.pipes, unanswered).await {
         Ok(_moved) => {}
         Err(error) => {
             tracing::trace!(%from, %error, "connection broken");
@@ -75,18 +75,28 @@ async fn carry(
 }
 
 /// Connects to the first endpoint that answers, in the balancer's order.
-async fn connect(from: SocketAddr, balancer: &Mutex<Balancer>, shared: &Arc<Shared>) -> Option<TcpStream> {
+async fn connect(
+    from: SocketAddr,
+    balancer: &Mutex<Balancer>,
+    shared: &Arc<Shared>,
+) -> Option<(TcpStream, Waiting)> {
     shared.keep_beating();
     let lock = || balancer.lock().unwrap_or_else(PoisonError::into_inner);
     let candidates = lock().choose(from.ip(), Instant::now()).take(ATTEMPTS);
     let mut left = candidates.len();
     for backend in candidates {
         left -= 1;
+        // While others were tried, this one may have left.
+        if left > 0 && !lock().leads_to(backend) {
+            continue;
+        }
+        // Counted in the same breath as chosen: who takes the endpoint out and then asks will hear of this connection.
+        let unanswered = shared.unanswered.add(backend.ip());
         let patience = if left == 0 { LAST_TIMEOUT } else { TIMEOUT };
         let error = match tokio::time::timeout(patience, shared.dialer.connect(backend)).await {
             Ok(Ok(stream)) => {
                 lock().connected(from.ip(), backend, Instant::now());
-                return Some(stream);
+                return Some((stream, unanswered));
             }
             Ok(Err(error)) => error,
             Err(_) => io::ErrorKind::TimedOut.into(),
