@@ -348,6 +348,7 @@ impl ApiServer {
             "status" => Part::Status,
             "finalize" => Part::Finalize,
             "ephemeralcontainers" => Part::EphemeralContainers,
+            "resize" => Part::Resize,
             "approval" => Part::Approval,
             "token" if *method == Method::POST => {
                 return self.issue_token(call, body.read(limit).await?).await;

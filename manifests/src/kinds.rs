@@ -125,6 +125,7 @@ pub const POD: Kind = Kind {
         stream("exec", "PodExecOptions"),
         Subresource { name: "log", group: "", version: "", kind: "Pod", verbs: &["get"] },
         stream("portforward", "PodPortForwardOptions"),
+        Subresource { name: "resize", group: "", version: "", kind: "Pod", verbs: READ_WRITE },
         status("Pod"),
     ],
     ..CORE

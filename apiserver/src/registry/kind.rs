@@ -78,6 +78,8 @@ pub(crate) enum Part {
     Finalize,
     /// `pods/NAME/ephemeralcontainers`.
     EphemeralContainers,
+    /// `pods/NAME/resize`: CPU and memory of containers.
+    Resize,
     /// `certificatesigningrequests/NAME/approval`.
     Approval,
 }

@@ -90,6 +90,11 @@ impl Kind for Pod {
                 new.spec.get_or_insert_default().ephemeral_containers = wanted;
                 reset_meta(&mut new.metadata, &old.metadata);
             }
+            Part::Resize => {
+                let wanted = new.spec.take();
+                new.spec = old.spec.as_ref().map(|old| validate::pod_resize(old, wanted.as_ref()));
+                reset_meta(&mut new.metadata, &old.metadata);
+            }
             _ => {
                 // Admission has set these; clients that read older objects leave them out.
                 if let (Some(new), Some(old)) = (&mut new.spec, &old.spec) {
@@ -114,6 +119,7 @@ impl Kind for Pod {
         match part {
             Part::Status => validate::pod_status_update(new, old),
             Part::EphemeralContainers => validate::pod_ephemeral_containers_update(new, old),
+            Part::Resize => validate::pod_resize_update(new, old),
             _ => validate::pod_update(new, old),
         }
     }

@@ -47,7 +47,10 @@ pub use limit_range::{limit_range, limit_range_update};
 pub use meta::{object_meta, object_meta_update};
 pub use namespace::{namespace, namespace_finalize_update, namespace_status_update, namespace_update};
 pub use node::{node, node_status_update, node_update};
-pub use pod::{pod, pod_binding, pod_ephemeral_containers_update, pod_status_update, pod_update};
+pub use pod::{
+    pod, pod_binding, pod_ephemeral_containers_update, pod_resize, pod_resize_update, pod_status_update,
+    pod_update,
+};
 pub use priority_class::{priority_class, priority_class_update};
 pub use rbac::{
     cluster_role, cluster_role_binding, cluster_role_binding_update, cluster_role_update, role, role_binding,

@@ -7,6 +7,7 @@ mod container;
 mod env;
 mod placement;
 mod probe;
+mod resize;
 mod security;
 mod update;
 mod volume;
@@ -18,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub(super) use placement::taint_effect;
 pub(super) use probe::port as port_by_number_or_name;
+pub use resize::{pod_resize, pod_resize_update};
 pub use update::{pod_ephemeral_containers_update, pod_status_update, pod_update};
 
 use super::{ip, meta, named, one_of, resource, text};

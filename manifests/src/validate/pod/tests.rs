@@ -544,6 +544,68 @@ fn ephemeral_containers() {
 }
 
 #[test]
+fn resizes() {
+    let sized = |resources: Value| {
+        with(json!({
+            "containers": [{"name": "a", "image": "i", "resources": resources}],
+            "initContainers": [{"name": "first", "image": "i", "resources": {"requests": {"cpu": "1"}}}],
+        }))
+    };
+    let old = || sized(json!({"requests": {"cpu": "100m", "memory": "1Mi"}, "limits": {"memory": "2Mi"}}));
+    let more =
+        sized(json!({"requests": {"cpu": "2", "memory": "2Mi"}, "limits": {"memory": "3Mi", "cpu": "3"}}));
+    check_update(pod_resize_update, more, old(), &[]);
+    check_update(
+        pod_resize_update,
+        sized(json!({"requests": {"cpu": "100m"}})),
+        old(),
+        &[
+            "spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed",
+            "spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed",
+        ],
+    );
+    let mut other = old();
+    other["spec"]["containers"][0]["resizePolicy"] =
+        json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+    other["spec"]["initContainers"][0]["resources"]["requests"]["cpu"] = json!("2");
+    check_update(
+        pod_resize_update,
+        other,
+        old(),
+        &[
+            "spec: Forbidden: resources for non-sidecar init containers are immutable",
+            "spec: Forbidden: only cpu and memory resources are mutable",
+        ],
+    );
+    let plain =
+        |resources: Value| with(json!({"containers": [{"name": "a", "image": "i", "resources": resources}]}));
+    check_update(
+        pod_resize_update,
+        plain(json!({"requests": {"cpu": "1"}})),
+        plain(json!({})),
+        &["spec: Invalid value: \"\": Pod QOS Class may not change as a result of resizing"],
+    );
+    let mut of_a_file = old();
+    of_a_file["metadata"]["annotations"] = json!({ MIRROR: "x" });
+    check_update(
+        pod_resize_update,
+        of_a_file.clone(),
+        of_a_file,
+        &[": Forbidden: static pods cannot be resized"],
+    );
+    // Nothing but resources is taken from a request.
+    let spec = |value: Value| serde_json::from_value::<PodSpec>(value).unwrap();
+    let wanted = spec(
+        json!({"hostname": "h", "containers": [{"name": "b"}, {"name": "a", "image": "x", "resources": {"limits": {"cpu": "1"}}}]}),
+    );
+    let made = pod_resize(&spec(json!({"containers": [{"name": "a", "image": "i"}]})), Some(&wanted));
+    assert_eq!(
+        made,
+        spec(json!({"containers": [{"name": "a", "image": "i", "resources": {"limits": {"cpu": "1"}}}]}))
+    );
+}
+
+#[test]
 fn bindings() {
     let target = |target: Value| json!({"metadata": {"name": "a"}, "target": target});
     check(pod_binding, target(json!({"kind": "Node", "name": "n"})), &[]);
