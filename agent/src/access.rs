@@ -1,6 +1,6 @@
 //! What the agent's own API needs of the pods: which there are, which of their containers run, and their logs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use crate::names::Layout;
 use crate::pod::worker::View;
 use crate::pods::Registry;
 use crate::server::{ContainerPath, LogOptions, LogStream, NotThere, Pods, RunningContainer};
-use crate::stats::{self, Sample};
+use crate::stats::{self, Earlier, Sample};
 
 /// Parts of a log that may wait for a slow client; then the reader waits.
 const WAITING: usize = 4;
@@ -27,12 +27,14 @@ pub struct Access {
     node: String,
     registry: Registry,
     layout: Layout,
+    /// What was answered to whoever asked for figures before.
+    earlier: Mutex<Earlier>,
 }
 
 impl Access {
     /// Of these pods of a node, with their logs below this layout.
     pub fn new(node: impl Into<String>, registry: Registry, layout: Layout) -> Self {
-        Self { node: node.into(), registry, layout }
+        Self { node: node.into(), registry, layout, earlier: Mutex::default() }
     }
 
     async fn sample(&self) -> Sample {
@@ -109,7 +111,9 @@ impl Pods for Access {
     }
 
     async fn summary(&self) -> serde_json::Value {
-        stats::summary(&self.sample().await)
+        let mut sample = self.sample().await;
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner).rates(&mut sample);
+        stats::summary(&sample)
     }
 
     async fn resource_metrics(&self) -> String {

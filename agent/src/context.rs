@@ -17,6 +17,7 @@ use crate::events::Events;
 use crate::machine::Machine;
 use crate::names::{Layout, namespace};
 use crate::objects::ObjectSource;
+use crate::pods::Registry;
 use crate::probe::HttpProber;
 
 /// How long a pod waits for the list of services, once.
@@ -47,6 +48,8 @@ pub struct Context {
     pub http: HttpProber,
     /// Bounds of a container's log.
     pub logs: LogBounds,
+    /// All pods of the node.
+    pub registry: Registry,
     /// This node's object, once it is there.
     pub node_object: watch::Receiver<Option<Arc<Node>>>,
 }

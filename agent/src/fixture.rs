@@ -13,6 +13,7 @@ use crate::events::Events;
 use crate::machine::fake::FakeMachine;
 use crate::names::Layout;
 use crate::objects::ObjectSource;
+use crate::pods::Registry;
 use crate::probe::HttpProber;
 
 /// A defaulted pod `default/web` with uid `u1` and this spec, in YAML.
@@ -46,6 +47,7 @@ pub(crate) fn context(dir: &TempDir, machine: &Arc<FakeMachine>) -> Arc<Context>
         resolv_conf: "/etc/resolv.conf".into(),
         http: HttpProber::new().unwrap(),
         logs: LogBounds::default(),
+        registry: Registry::default(),
         node_object: watch::channel(None).1,
     })
 }

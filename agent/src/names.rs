@@ -30,6 +30,8 @@ pub mod label {
     pub const TERMINATION_LOG: &str = "coracle.termination-log";
     /// The signal that asks it to end.
     pub const STOP_SIGNAL: &str = "coracle.stop-signal";
+    /// Whom the container's first process runs as, as statuses have it.
+    pub const USER: &str = "coracle.user";
     /// How many sandboxes the pod had before this one.
     pub const ATTEMPT: &str = "coracle.sandbox-attempt";
     /// When the sandbox was created, RFC 3339.

@@ -30,12 +30,23 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     pods: Arc<Mutex<BTreeMap<String, watch::Receiver<View>>>>,
+    freed: watch::Sender<()>,
 }
 
 impl Registry {
     /// Every pod.
     pub fn all(&self) -> Vec<View> {
         self.lock().values().map(|view| view.borrow().clone()).collect()
+    }
+
+    /// Changes when a pod needs nothing any more.
+    pub fn freed(&self) -> watch::Receiver<()> {
+        self.freed.subscribe()
+    }
+
+    /// A pod needs nothing any more.
+    pub(crate) fn free(&self) {
+        self.freed.send_replace(());
     }
 
     /// A pod by name; of two with the same name, the one that is not going.
@@ -232,6 +243,7 @@ impl Pods {
         let Some(uid) = self.tasks.remove(&task) else { return };
         let Some(working) = self.working.remove(&uid) else { return };
         self.registry.lock().remove(&uid);
+        self.registry.free();
         if panicked {
             // One pod's trouble stays its own: its containers run on, and a new worker adopts them.
             tracing::error!(uid, "the worker of a pod panicked; starting another one");

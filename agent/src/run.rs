@@ -193,7 +193,9 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
         })
     });
     let (node_object, node_objects) = watch::channel(None);
+    let registry = Registry::default();
     let context = Arc::new(Context {
+        registry: registry.clone(),
         node: NodeFacts {
             name: config.node_name.clone(),
             hostname: config.hostname.clone(),
@@ -214,7 +216,6 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
         node_object: node_objects,
     });
 
-    let registry = Registry::default();
     let mut port = 0;
     if let Some(serve) = config.server {
         port = serve.listener.local_addr().map_err(Error::Listener)?.port();

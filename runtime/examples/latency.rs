@@ -316,5 +316,6 @@ fn container(dir: &Path, image: &Path, id: &str, argv: &[&str]) -> ContainerSpec
         stdin: false,
         stdin_once: false,
         tty: false,
+        join_pid: None,
     }
 }

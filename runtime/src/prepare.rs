@@ -74,6 +74,7 @@ pub(crate) fn prepare(
         stdin: container.stdin,
         stdin_once: container.stdin_once,
         tty: container.tty || tty,
+        join_pid: container.join_pid.clone(),
         record: file(Some(&record)).ok_or_else(|| StartContainerError::Invalid {
             field: "stateDir".to_owned(),
             reason: "is not UTF-8".to_owned(),

@@ -89,6 +89,9 @@ pub(crate) struct Create {
     pub(crate) stdin: bool,
     pub(crate) stdin_once: bool,
     pub(crate) tty: bool,
+    /// The container whose pid namespace it joins.
+    #[serde(default)]
+    pub(crate) join_pid: Option<String>,
     /// Where the exit record goes.
     pub(crate) record: Text,
     pub(crate) files: CgroupFiles,

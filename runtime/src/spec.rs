@@ -186,6 +186,10 @@ pub struct ContainerSpec {
     /// Run on a terminal; counts in addition to `process.terminal`.
     #[serde(default)]
     pub tty: bool,
+    /// See and signal the processes of this running container: be born into its pid namespace. Only where each container
+    /// has a namespace of its own; where all share one, that is so anyway. It ends with that container.
+    #[serde(default)]
+    pub join_pid: Option<String>,
 }
 
 /// A process to be run in a running container, with the container's namespaces, cgroup, capabilities,

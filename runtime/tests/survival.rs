@@ -189,6 +189,7 @@ async fn caller_to_be_killed() {
             stdin: false,
             stdin_once: false,
             tty: false,
+            join_pid: None,
         }
     };
     let ticks = "i=0; while :; do echo line $i; i=$((i+1)); usleep 5000; done";

@@ -361,3 +361,153 @@ spec:
     node.event("forbidden", "SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
     node.clean();
 }
+
+#[test]
+fn a_running_pod_gets_other_resources() {
+    let mut node = Node::up();
+    node.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: a
+    image: coracle.example/busybox:1
+    command: [sleep, '100000']
+    resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 200m, memory: 64Mi}}
+    resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}, {resourceName: memory, restartPolicy: NotRequired}]
+  - name: b
+    image: coracle.example/busybox:1
+    command: [sleep, '200000']
+    resources: {requests: {memory: 32Mi}}
+    resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}]
+"#,
+    );
+    node.ready("p");
+    let state = "{.status.containerStatuses[*].containerID}";
+    let before = node.get("p", state);
+    let resize = |container: &str, resources: &str| {
+        let patch =
+            format!(r#"{{"spec":{{"containers":[{{"name":"{container}","resources":{resources}}}]}}}}"#);
+        node.cluster.kubectl(["patch", "pod", "p", "--subresource=resize", "-p", &patch])
+    };
+    resize("a", r#"{"requests":{"cpu":"300m","memory":"40Mi"},"limits":{"cpu":"500m","memory":"96Mi"}}"#)
+        .ok();
+    node.expect("p", "{.status.containerStatuses[0].resources.limits}", r#"{"cpu":"500m","memory":"96Mi"}"#);
+    node.expect(
+        "p",
+        "{.status.containerStatuses[0].allocatedResources}",
+        r#"{"cpu":"300m","memory":"40Mi"}"#,
+    );
+    node.event("p", "ResizeStarted", "Pod resize started: ");
+    node.event("p", "ResizeCompleted", "Pod resize completed: ");
+    assert_eq!(node.get("p", state), before, "nothing was restarted");
+    // What the kernel holds it to, and its pod with it.
+    let uid = node.get("p", "{.metadata.uid}");
+    let id = before.split(' ').next().unwrap().trim_start_matches("coracle://").to_owned();
+    let marker = node.cluster.cgroup_marker();
+    let held = |controller: &str, below: &str, file: &str| {
+        let path = format!("/sys/fs/cgroup/{controller}/{marker}/burstable/pod{uid}/{below}{file}");
+        std::fs::read_to_string(&path)
+            .map_or_else(|error| format!("{path}: {error}"), |text| text.trim().to_owned())
+    };
+    let own = format!("{id}/");
+    assert_eq!(held("cpu", &own, "cpu.shares"), "307");
+    assert_eq!(held("cpu", &own, "cpu.cfs_quota_us"), "50000");
+    assert_eq!(held("memory", &own, "memory.limit_in_bytes"), (96 << 20).to_string());
+    assert_eq!(held("cpu", "", "cpu.shares"), "307");
+
+    // A restart of the agent changes nothing; a policy may ask for a restart of the container.
+    node.cluster.kill();
+    node.cluster.start();
+    node.ready("p");
+    assert_eq!(node.get("p", state), before);
+    let node = node;
+    let resize = |container: &str, resources: &str| {
+        let patch =
+            format!(r#"{{"spec":{{"containers":[{{"name":"{container}","resources":{resources}}}]}}}}"#);
+        node.cluster.kubectl(["patch", "pod", "p", "--subresource=resize", "-p", &patch])
+    };
+    resize("b", r#"{"requests":{"memory":"48Mi"}}"#).ok();
+    node.expect("p", "{.status.containerStatuses[*].restartCount}", "0 1");
+    node.event("p", "Killing", "Container b resize requires restart");
+    node.expect("p", "{.status.containerStatuses[1].resources.requests.memory}", "48Mi");
+
+    // More than the node has: the pod runs on as it is.
+    resize("a", r#"{"requests":{"cpu":"900"},"limits":{"cpu":"900"}}"#).ok();
+    let pending = "{.status.conditions[?(@.type==\"PodResizePending\")].reason}";
+    node.expect("p", pending, "Infeasible");
+    assert_eq!(node.get("p", "{.status.containerStatuses[0].allocatedResources.cpu}"), "300m");
+    resize("a", r#"{"requests":{"cpu":"100m"},"limits":{"cpu":"200m"}}"#).ok();
+    node.expect("p", pending, "");
+    node.expect("p", "{.status.containerStatuses[0].resources.limits.cpu}", "200m");
+    assert_eq!(held("cpu", &own, "cpu.cfs_quota_us"), "20000");
+    // What cannot be is refused.
+    let refused = resize("b", r#"{"requests":{"memory":null}}"#).err();
+    assert!(refused.contains("resource requests cannot be removed"), "{refused}");
+    node.clean();
+}
+
+#[test]
+fn statuses_tell_of_users_and_mounts_and_a_target_shows_its_processes() {
+    let node = Node::up();
+    let shared = node.shared("tree");
+    node.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: p}}
+spec:
+  terminationGracePeriodSeconds: 0
+  securityContext: {{supplementalGroups: [4000], fsGroup: 5000}}
+  automountServiceAccountToken: false
+  volumes:
+  - {{name: s, hostPath: {{path: {shared}}}}}
+  - {{name: e, emptyDir: {{}}}}
+  containers:
+  - name: a
+    image: coracle.example/busybox:1
+    command: [sh, -c, 'exec sleep 100000']
+    securityContext: {{runAsUser: 1000, runAsGroup: 3000}}
+    volumeMounts:
+    - {{name: s, mountPath: /s, readOnly: true, recursiveReadOnly: Enabled}}
+    - {{name: s, mountPath: /t, readOnly: true}}
+    - {{name: e, mountPath: /e}}
+"#
+    ));
+    node.ready("p");
+    node.expect(
+        "p",
+        "{.status.containerStatuses[0].user.linux}",
+        r#"{"gid":3000,"supplementalGroups":[3000,4000,5000],"uid":1000}"#,
+    );
+    node.expect(
+        "p",
+        "{.status.containerStatuses[0].volumeMounts}",
+        r#"[{"mountPath":"/s","name":"s","readOnly":true,"recursiveReadOnly":"Enabled"},{"mountPath":"/t","name":"s","readOnly":true,"recursiveReadOnly":"Disabled"},{"mountPath":"/e","name":"e"}]"#,
+    );
+    assert_eq!(
+        node.exec("p", "id -u; touch /s/x 2>&1; touch /e/x && echo fine"),
+        "1000\ntouch: /s/x: Read-only file system\nfine\n"
+    );
+
+    let debug = |name: &str, target: &str| {
+        let mut kubectl = node.cluster.kubectl_command("1.36");
+        kubectl.args(["debug", "p", "--image=coracle.example/busybox:1", "--image-pull-policy=IfNotPresent"]);
+        kubectl.args(["--profile=general", "--target", target, "--container", name, "--", "sh", "-c"]);
+        kubectl.arg("ps -o args; kill -0 1 && echo reached; exec sleep 300000");
+        let output = kubectl.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    debug("looker", "a");
+    eventually("the looker sees the processes of its target", || {
+        let log = node.cluster.kubectl(["logs", "p", "-c", "looker"]).stdout;
+        let seen = log.lines().any(|line| line == "sleep 100000") && log.contains("reached");
+        if seen { Ok(()) } else { Err(format!("{log}\n{}", node.describe("p"))) }
+    });
+    let processes = node.exec("p", "ps -o args");
+    assert!(processes.lines().any(|line| line == "sleep 300000"), "{processes}");
+    node.clean();
+}

@@ -269,6 +269,12 @@ impl PodSandbox for FakeSandbox {
         Err(RequestError::NotFound(container.to_owned()))
     }
 
+    async fn update(&self, container: &str, resources: LinuxResources) -> Result<(), RequestError> {
+        let shares = resources.cpu().as_ref().and_then(|cpu| cpu.shares());
+        self.machine.diary.write(format!("update {container} shares {}", shares.unwrap_or_default()));
+        Ok(())
+    }
+
     async fn stats(&self, _: &str) -> Result<Stats, RequestError> {
         Ok(Stats::default())
     }

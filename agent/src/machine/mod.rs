@@ -88,6 +88,8 @@ pub trait PodSandbox: Debug + Send + Sync {
     ) -> Result<CommandOutput, RunError>;
     /// Joins a container's streams.
     async fn attach(&self, container: &str) -> Result<Attach, RequestError>;
+    /// Holds a running container to other limits.
+    async fn update(&self, container: &str, resources: LinuxResources) -> Result<(), RequestError>;
     /// What a container uses.
     async fn stats(&self, container: &str) -> Result<Stats, RequestError>;
     /// What all of them use.

@@ -137,6 +137,10 @@ impl PodSandbox for RealSandbox {
         self.0.attach(container).await
     }
 
+    async fn update(&self, container: &str, resources: LinuxResources) -> Result<(), RequestError> {
+        self.0.update(container, resources).await
+    }
+
     async fn stats(&self, container: &str) -> Result<Stats, RequestError> {
         self.0.stats(container).await
     }

@@ -5,11 +5,22 @@ use manifests::go::quote;
 use manifests::k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::observe::{Observed, Role, SandboxSeen, containers};
+use super::decide::Plan;
+use super::observe::{Observed, Role, RunState, SandboxSeen, containers};
+use super::resize;
 
 /// Types that the agent owns; all others are kept as they are.
-const OWN: &[&str] =
-    &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWN: &[&str] = &[
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    RESIZE_PENDING,
+    RESIZE_IN_PROGRESS,
+];
+const RESIZE_PENDING: &str = "PodResizePending";
+const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// A condition without its times.
 struct Verdict {
@@ -30,7 +41,7 @@ impl Verdict {
 }
 
 /// Computes the conditions that go with `status`, which has everything else already.
-pub(super) fn conditions(seen: &Observed, status: &PodStatus) -> Vec<PodCondition> {
+pub(super) fn conditions(seen: &Observed, plan: &Plan, status: &PodStatus) -> Vec<PodCondition> {
     let old = seen.last_status.conditions.as_deref().unwrap_or_default();
     // What others wrote into the API since then is newer than what we remember.
     let api = seen.pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
@@ -50,7 +61,7 @@ pub(super) fn conditions(seen: &Observed, status: &PodStatus) -> Vec<PodConditio
     };
     let verdicts =
         [to_start, initialized(seen, status), ready, containers_ready, Verdict::yes("PodScheduled")];
-    for verdict in verdicts {
+    for verdict in verdicts.into_iter().chain(resize_pending(plan)).chain(resize_in_progress(seen)) {
         let before = old.iter().chain(api).find(|condition| condition.type_ == verdict.kind);
         list.push(with_times(verdict, before, seen));
     }
@@ -63,6 +74,33 @@ pub(super) fn conditions(seen: &Observed, status: &PodStatus) -> Vec<PodConditio
         list.push(with_times(verdict, before.as_ref(), seen));
     }
     list
+}
+
+/// Other resources are wanted than the node gives.
+fn resize_pending(plan: &Plan) -> Option<Verdict> {
+    let (reason, message) = match plan.resize.as_ref()? {
+        resize::Verdict::Give => return None,
+        resize::Verdict::Deferred(message) => ("Deferred", message),
+        resize::Verdict::Infeasible(message) => ("Infeasible", message),
+    };
+    Some(Verdict { reason: Some(reason), message: Some(message.clone()), ..Verdict::yes(RESIZE_PENDING) })
+}
+
+/// A container runs with other resources than it was given.
+fn resize_in_progress(seen: &Observed) -> Option<Verdict> {
+    let late = containers(seen.spec()).find_map(|(container, _)| {
+        let run =
+            seen.current(&container.name).filter(|run| matches!(run.state, RunState::Running { .. }))?;
+        let applied = run.resources.as_ref()?;
+        (!resize::same(container.resources.as_ref(), Some(applied))).then_some(run)
+    })?;
+    let failure = seen.resize_failures.get(&late.id);
+    let reason = failure.map(|_| "Error");
+    Some(Verdict {
+        reason,
+        message: failure.map(|failure| failure.message.clone()),
+        ..Verdict::yes(RESIZE_IN_PROGRESS)
+    })
 }
 
 fn with_times(verdict: Verdict, before: Option<&PodCondition>, seen: &Observed) -> PodCondition {

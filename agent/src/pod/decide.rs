@@ -23,6 +23,7 @@ use super::observe::{
     ContainerSeen, Exit, ImageSeen, Intent, Observed, Operation, Role, RunState, SandboxSeen, StepSeen, Stop,
     containers, ephemeral,
 };
+use super::resize::{self, Verdict};
 use crate::names::pod_id;
 
 /// What is left to a pod that has to go at once.
@@ -39,6 +40,8 @@ pub struct Plan {
     pub waiting: BTreeMap<String, Waiting>,
     /// The pod is over for this reason, whatever its containers say.
     pub failed: Option<PodFailure>,
+    /// What becomes of other resources that are wanted.
+    pub resize: Option<Verdict>,
     /// Nothing of it will run again.
     pub finished: bool,
     /// When something will be due, if nothing happens before.
@@ -84,6 +87,13 @@ pub enum Action {
     },
     /// Tell the proxy that no new connection should come.
     Leave,
+    /// Hold a running container to what its pod was given.
+    ResizeContainer {
+        /// Its name.
+        container: String,
+        /// Its id.
+        id: String,
+    },
     /// Remove what the kernel has of the pod.
     TearDown,
     /// Tell the server that the pod is gone.
@@ -103,6 +113,8 @@ pub enum StopCause {
     Changed,
     /// Its postStart hook failed.
     PostStartHook,
+    /// It has to start anew to have other resources.
+    Resized,
 }
 
 /// Why a container does not run.
@@ -184,6 +196,7 @@ fn decide_run(seen: &Observed, plan: &mut Plan) {
         }
         return;
     }
+    plan.resize = seen.resizing.as_ref().map(resize::verdict);
     decide_containers(seen, plan);
     for container in ephemeral(spec).iter().filter(|container| seen.newest(&container.name).is_none()) {
         start(seen, container, 0, None, plan);
@@ -275,12 +288,36 @@ fn decide_container(seen: &Observed, container: &Container, role: Role, plan: &m
                     deadline: seen.now.saturating_add(grace).unwrap_or(Timestamp::MAX),
                     cause,
                 });
+            } else {
+                hold_to_resources(seen, container, run, plan);
             }
         }
         RunState::Exited(exit) if should_restart(seen.spec(), container, role, exit) => {
             restart(seen, container, run, exit, plan);
         }
         RunState::Exited(_) => {}
+    }
+}
+
+/// A container that runs with other resources than its pod was given gets these.
+fn hold_to_resources(seen: &Observed, container: &Container, run: &ContainerSeen, plan: &mut Plan) {
+    let applied = run.resources.as_ref().filter(|_| matches!(run.state, RunState::Running { .. }));
+    let Some(applied) = applied.filter(|applied| !resize::same(container.resources.as_ref(), Some(*applied)))
+    else {
+        return;
+    };
+    let (name, id) = (container.name.clone(), run.id.clone());
+    if seen.is_busy(&Operation::Stop(id.clone())) || seen.is_busy(&Operation::Resize(id.clone())) {
+        return;
+    }
+    if resize::needs_restart(container, applied) {
+        let deadline = seen.now.saturating_add(grace_period(seen.spec())).unwrap_or(Timestamp::MAX);
+        plan.actions.push(Action::StopContainer { container: name, id, deadline, cause: StopCause::Resized });
+        return;
+    }
+    match seen.resize_failures.get(&id) {
+        Some(failure) if seen.now < failure.retry_at => plan.wake(failure.retry_at),
+        _ => plan.actions.push(Action::ResizeContainer { container: name, id }),
     }
 }
 
@@ -529,7 +566,7 @@ fn probe_grace(container: &Container, cause: StopCause) -> Option<SignedDuration
     let probe = match cause {
         StopCause::Liveness => container.liveness_probe.as_ref(),
         StopCause::Startup => container.startup_probe.as_ref(),
-        StopCause::PodStops | StopCause::Changed | StopCause::PostStartHook => None,
+        StopCause::PodStops | StopCause::Changed | StopCause::PostStartHook | StopCause::Resized => None,
     };
     probe?.termination_grace_period_seconds.map(SignedDuration::from_secs)
 }

@@ -7,6 +7,7 @@ mod conditions;
 pub mod decide;
 pub mod hash;
 pub mod observe;
+pub mod resize;
 mod runs;
 pub mod status;
 pub mod worker;

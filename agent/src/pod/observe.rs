@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use manifests::k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
+use manifests::k8s_openapi::api::core::v1::{
+    Container, LinuxContainerUser, Pod, PodSpec, PodStatus, ResourceRequirements,
+};
 use manifests::resources::is_sidecar;
 
 use super::decide::PodFailure;
+use super::resize::Resizing;
 
 /// One snapshot with everything that a decision needs, the time included.
 #[derive(Debug, Clone)]
@@ -43,6 +46,10 @@ pub struct Observed {
     pub pod_ips: Vec<String>,
     /// Addresses of the node.
     pub host_ips: Vec<String>,
+    /// Other resources that it is wanted with, if it is.
+    pub resizing: Option<Resizing>,
+    /// Containers, by id, that could not be given other resources.
+    pub resize_failures: BTreeMap<String, Failure>,
     /// The last status that was computed, or what the API or the disk remembers of it.
     pub last_status: PodStatus,
 }
@@ -130,6 +137,10 @@ pub struct ContainerSeen {
     pub hook_failed: bool,
     /// The signal that asks it to end.
     pub stop_signal: String,
+    /// What it is held to; `None` if that is not known.
+    pub resources: Option<ResourceRequirements>,
+    /// Whom its first process was started as.
+    pub user: Option<LinuxContainerUser>,
 }
 
 /// Where a container is in its life.
@@ -243,6 +254,8 @@ pub enum Operation {
     Start(String),
     /// Stopping the container with this id.
     Stop(String),
+    /// Changing what the container with this id may use.
+    Resize(String),
     /// Telling the proxy.
     Leave,
     /// Removing everything from the kernel.

@@ -61,6 +61,8 @@ pub(super) fn from_runtime(
         probes: ProbesSeen::default(),
         hook_failed: false,
         stop_signal: text(label::STOP_SIGNAL),
+        resources: None,
+        user: serde_json::from_str(&text(label::USER)).ok(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use manifests::k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, PodIP, PodStatus,
+    ContainerStatus, ContainerUser, HostIP, PodIP, PodStatus, VolumeMount, VolumeMountStatus,
 };
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use manifests::qos;
@@ -15,6 +15,7 @@ use super::conditions;
 use super::decide::{Plan, should_restart};
 use super::observe::{ContainerSeen, Exit, Intent, Observed, Role, RunState, containers, ephemeral};
 use crate::names::is_static;
+use crate::spec::is_recursive;
 
 /// Prefix of container ids in statuses.
 pub const ID_PREFIX: &str = "coracle://";
@@ -78,7 +79,7 @@ pub fn status(seen: &Observed, plan: &Plan) -> PodStatus {
         nominated_node_name: old.nominated_node_name.clone(),
         ..PodStatus::default()
     };
-    status.conditions = Some(conditions::conditions(seen, &status));
+    status.conditions = Some(conditions::conditions(seen, plan, &status));
     status
 }
 
@@ -103,7 +104,9 @@ fn container_status(seen: &Observed, plan: &Plan, container: &Container, role: R
         name: name.clone(),
         image: container.image.clone().unwrap_or_default(),
         started: Some(false),
+        volume_mounts: container.volume_mounts.as_ref().map(|mounts| mounts.iter().map(mounted).collect()),
         resources: container.resources.clone().filter(|resources| *resources != Default::default()),
+        allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         ..ContainerStatus::default()
     };
     let runs = seen.containers.get(name).map(Vec::as_slice).unwrap_or_default();
@@ -114,8 +117,12 @@ fn container_status(seen: &Observed, plan: &Plan, container: &Container, role: R
             status.image_id.clone_from(&run.image_id);
             status.container_id = Some(container_id(run));
             status.state = Some(state(run));
+            if let (RunState::Running { .. }, Some(applied)) = (&run.state, &run.resources) {
+                status.resources = Some(applied.clone()).filter(|resources| *resources != Default::default());
+            }
             let own = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_ref());
             status.stop_signal = own.map(|_| run.stop_signal.clone());
+            status.user = run.user.clone().map(|linux| ContainerUser { linux: Some(linux) });
             let before = runs.get(1).and_then(|run| Some((run, run.exit()?)));
             status.last_state = match before {
                 Some((run, exit)) => Some(terminated(run, exit)),
@@ -161,6 +168,18 @@ fn container_status(seen: &Observed, plan: &Plan, container: &Container, role: R
         status.ready = ended.is_some_and(|ended| ended.exit_code == 0);
     }
     status
+}
+
+fn mounted(mount: &VolumeMount) -> VolumeMountStatus {
+    let read_only = mount.read_only.unwrap_or(false);
+    let recursive = if is_recursive(mount) { "Enabled" } else { "Disabled" };
+    VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: read_only.then_some(true),
+        recursive_read_only: read_only.then(|| recursive.to_owned()),
+        ..VolumeMountStatus::default()
+    }
 }
 
 fn old_status<'a>(seen: &'a Observed, name: &str, role: Role) -> Option<&'a ContainerStatus> {

@@ -11,14 +11,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use manifests::expand::expand;
-use manifests::k8s_openapi::api::core::v1::{Container, Pod};
+use manifests::k8s_openapi::api::core::v1::{Container, LinuxContainerUser, Pod};
 use runtime::oci::{
     Linux, LinuxCapabilities, LinuxDevice, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType,
     LinuxSeccomp, Process, Root, Spec, User,
 };
 
 pub use devices::host_devices;
-pub use mounts::{EtcFiles, MountError, VolumeMountPlan, volume_mounts};
+pub use mounts::{EtcFiles, MountError, VolumeMountPlan, is_recursive, volume_mounts};
 pub use security::{
     SeccompChoice, SecurityError, capabilities, effective_user, privileged, seccomp_choice,
     verify_run_as_non_root,
@@ -220,9 +220,27 @@ fn working_dir(container: &Container, image: &ImageConfig) -> PathBuf {
     PathBuf::from(dir.unwrap_or("/"))
 }
 
+/// Whom a container runs as, as its status says it.
+pub fn user_status(pod: &Pod, account: &Account) -> LinuxContainerUser {
+    LinuxContainerUser {
+        uid: account.uid.into(),
+        gid: account.gid.into(),
+        supplemental_groups: Some(groups(pod, account).into_iter().map(i64::from).collect()),
+    }
+}
+
 fn user(input: Input<'_>) -> User {
     let account = input.account;
-    let context = input.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let mut user = User::default();
+    user.set_uid(account.uid);
+    user.set_gid(account.gid);
+    user.set_additional_gids(Some(groups(input.pod, account)));
+    user
+}
+
+/// The groups of a container's first process, the primary one among them.
+fn groups(pod: &Pod, account: &Account) -> Vec<u32> {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let strict = context.and_then(|context| context.supplemental_groups_policy.as_deref()) == Some("Strict");
     let mut groups = vec![account.gid];
     if !strict {
@@ -234,11 +252,7 @@ fn user(input: Input<'_>) -> User {
     }
     let mut seen = std::collections::BTreeSet::new();
     groups.retain(|group| seen.insert(*group));
-    let mut user = User::default();
-    user.set_uid(account.uid);
-    user.set_gid(account.gid);
-    user.set_additional_gids(Some(groups));
-    user
+    groups
 }
 
 /// Permitted and effective are what is allowed; nothing is inheritable, so that a program with file capabilities

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use manifests::expand::expand;
-use manifests::k8s_openapi::api::core::v1::{Container, Pod};
+use manifests::k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use runtime::oci::Mount;
 
 /// Of no use to a container, and of use to somebody who wants out of it.
@@ -40,6 +40,8 @@ pub struct VolumeMountPlan {
     pub sub_path: Option<String>,
     /// No writing.
     pub read_only: bool,
+    /// Nor to file systems that are mounted below it.
+    pub recursive: bool,
     /// `rprivate`, `rslave` or `rshared`.
     pub propagation: &'static str,
 }
@@ -101,10 +103,18 @@ pub fn volume_mounts(
             destination: PathBuf::from(&mount.mount_path),
             sub_path,
             read_only: mount.read_only.unwrap_or(false),
+            recursive: is_recursive(mount),
             propagation,
         });
     }
     Ok(plans)
+}
+
+/// Whether a mount is read-only with all that is mounted below it. Every kernel that this runs on can do that, so what is
+/// wanted if possible is wanted.
+pub fn is_recursive(mount: &VolumeMount) -> bool {
+    let wanted = matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
+    wanted && mount.read_only.unwrap_or(false)
 }
 
 /// Unlike in `env`, a variable that is not set is an error: it would name another directory.
@@ -166,9 +176,16 @@ pub(super) fn mounts(
         let path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
         own.push(bind(path.unwrap_or("/dev/termination-log"), source, false, "rprivate"));
     }
-    own.extend(
-        volumes.iter().map(|v| bind(&v.destination.to_string_lossy(), &v.source, v.read_only, v.propagation)),
-    );
+    own.extend(volumes.iter().map(|volume| {
+        let mut mount =
+            bind(&volume.destination.to_string_lossy(), &volume.source, volume.read_only, volume.propagation);
+        if volume.recursive
+            && let Some(options) = mount.options_mut()
+        {
+            options.push("rro".to_owned());
+        }
+        mount
+    }));
     // A mount below another one must come after it, or it would be hidden.
     own.sort_by_key(|mount| mount.destination().components().count());
     list.extend(own);

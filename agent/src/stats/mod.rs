@@ -6,5 +6,5 @@ mod sample;
 mod summary;
 
 pub(crate) use prometheus::{cadvisor, metrics, resource};
-pub(crate) use sample::Sample;
+pub(crate) use sample::{Earlier, Sample};
 pub(crate) use summary::summary;

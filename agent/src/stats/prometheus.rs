@@ -242,6 +242,7 @@ mod tests {
             image: "i".into(),
             started_at: Timestamp::from_millisecond(1_700_000_000_500).ok(),
             stats: stats.clone(),
+            cpu_rate: None,
         };
         Sample {
             at: Timestamp::from_second(1_700_000_100).unwrap(),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use runtime::Stats;
 
 use crate::eviction::Supplies;
@@ -27,6 +27,8 @@ pub(crate) struct Sample {
 #[derive(Debug, Clone, Default)]
 pub(super) struct NodeSample {
     pub(super) name: String,
+    /// Nanoseconds of work in a second, since an earlier look.
+    pub(super) cpu_rate: Option<u64>,
     /// All processors, since the start of the machine.
     pub(super) cpu: Option<Duration>,
     pub(super) processors: u64,
@@ -43,6 +45,8 @@ pub(super) struct PodSample {
     pub(super) uid: String,
     pub(super) started_at: Option<Timestamp>,
     pub(super) stats: Stats,
+    /// As that of the node.
+    pub(super) cpu_rate: Option<u64>,
     pub(super) containers: Vec<ContainerSample>,
 }
 
@@ -54,6 +58,8 @@ pub(super) struct ContainerSample {
     pub(super) image: String,
     pub(super) started_at: Option<Timestamp>,
     pub(super) stats: Stats,
+    /// As that of the node.
+    pub(super) cpu_rate: Option<u64>,
 }
 
 impl Sample {
@@ -67,6 +73,7 @@ impl Sample {
         let name = node.to_owned();
         let node = tokio::task::spawn_blocking(move || NodeSample {
             name,
+            cpu_rate: None,
             cpu: fs::read_to_string("/proc/stat").ok().and_then(|text| busy(&text)),
             processors: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
             started_at: fs::read_to_string("/proc/stat").ok().and_then(|text| boot_time(&text)),
@@ -78,6 +85,52 @@ impl Sample {
     }
 }
 
+/// An earlier look, to tell how fast figures grow: there is no timer, so it is an earlier question's.
+#[derive(Debug, Default)]
+pub(crate) struct Earlier {
+    /// At least [`Earlier::APART`] before the last.
+    base: Option<Sample>,
+    last: Option<Sample>,
+}
+
+impl Earlier {
+    /// Less tells more of chance than of load.
+    const APART: SignedDuration = SignedDuration::from_secs(1);
+
+    /// Fills the rates of a sample in, and keeps the sample for the next.
+    pub(crate) fn rates(&mut self, sample: &mut Sample) {
+        if self.last.as_ref().is_none_or(|last| sample.at.duration_since(last.at) >= Self::APART) {
+            self.base = self.last.take();
+            self.last = Some(sample.clone());
+        }
+        if let Some(base) = &self.base {
+            sample.rates_since(base);
+        }
+    }
+}
+
+impl Sample {
+    fn rates_since(&mut self, base: &Self) {
+        let apart = Duration::try_from(self.at.duration_since(base.at)).unwrap_or_default();
+        let rate = |before: Option<Duration>, after: Option<Duration>| {
+            // Less than before: it began anew.
+            let work = after?.checked_sub(before?)?;
+            let rate = work.as_nanos() * 1_000_000_000 / apart.as_nanos().max(1);
+            u64::try_from(rate).ok()
+        };
+        self.node.cpu_rate = rate(base.node.cpu, self.node.cpu);
+        for pod in &mut self.pods {
+            let Some(before) = base.pods.iter().find(|before| before.uid == pod.uid) else { continue };
+            pod.cpu_rate = rate(before.stats.cpu_usage, pod.stats.cpu_usage);
+            for container in &mut pod.containers {
+                let before = before.containers.iter().find(|before| before.id == container.id);
+                container.cpu_rate =
+                    rate(before.and_then(|one| one.stats.cpu_usage), container.stats.cpu_usage);
+            }
+        }
+    }
+}
+
 async fn pod(view: &View) -> Option<PodSample> {
     let sandbox = view.sandbox.clone().filter(|sandbox| sandbox.is_ready())?;
     let mut containers = Vec::new();
@@ -85,7 +138,7 @@ async fn pod(view: &View) -> Option<PodSample> {
         if let Ok(stats) = sandbox.stats(&container.id).await {
             let (image, started_at) = told(view, name);
             let (name, id) = (name.clone(), container.id.clone());
-            containers.push(ContainerSample { name, id, image, started_at, stats });
+            containers.push(ContainerSample { name, id, image, started_at, stats, cpu_rate: None });
         }
     }
     Some(PodSample {
@@ -94,6 +147,7 @@ async fn pod(view: &View) -> Option<PodSample> {
         uid: uid(&view.pod).to_owned(),
         started_at: view.status.start_time.as_ref().map(|time| time.0),
         stats: sandbox.sandbox_stats().await.ok()?,
+        cpu_rate: None,
         containers,
     })
 }
@@ -126,6 +180,42 @@ fn boot_time(stat: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_come_from_questions_that_are_apart() {
+        let sample = |millis: i64, node: u64, container: u64| {
+            let stats =
+                |spent: u64| Stats { cpu_usage: Some(Duration::from_millis(spent)), ..Stats::default() };
+            Sample {
+                at: Timestamp::from_millisecond(millis).unwrap(),
+                node: NodeSample { cpu: Some(Duration::from_millis(node)), ..NodeSample::default() },
+                pods: vec![PodSample {
+                    uid: "u".into(),
+                    stats: stats(container),
+                    containers: vec![ContainerSample {
+                        id: "c".into(),
+                        stats: stats(container),
+                        ..Default::default()
+                    }],
+                    ..PodSample::default()
+                }],
+            }
+        };
+        let mut earlier = Earlier::default();
+        let mut check = |mut sample: Sample, expected: [Option<u64>; 3]| {
+            earlier.rates(&mut sample);
+            assert_eq!(
+                [sample.node.cpu_rate, sample.pods[0].cpu_rate, sample.pods[0].containers[0].cpu_rate],
+                expected
+            );
+        };
+        check(sample(0, 0, 0), [None; 3]);
+        check(sample(100, 100, 50), [None; 3]);
+        check(sample(2000, 1000, 500), [Some(500_000_000), Some(250_000_000), Some(250_000_000)]);
+        // Asked again at once: over the same time as before.
+        check(sample(2001, 1000, 500), [Some(499_750_124), Some(249_875_062), Some(249_875_062)]);
+        check(sample(4000, 2000, 0), [Some(500_000_000), None, None]);
+    }
 
     #[test]
     fn the_machines_own_figures() {

@@ -15,7 +15,7 @@ pub(crate) fn summary(sample: &Sample) -> Value {
 
 fn node(node: &NodeSample, time: Timestamp) -> Value {
     let stats = Stats { cpu_usage: node.cpu, ..Stats::default() };
-    let mut entry = figures(&stats, time);
+    let mut entry = figures(&stats, node.cpu_rate, time);
     entry.insert("nodeName".to_owned(), json!(node.name));
     if let Some(started) = node.started_at {
         entry.insert("startTime".to_owned(), json!(started.to_string()));
@@ -53,7 +53,7 @@ fn file_system(supplies: &Supplies, time: Timestamp) -> Value {
 }
 
 fn pod(pod: &PodSample, time: Timestamp) -> Value {
-    let mut entry = figures(&pod.stats, time);
+    let mut entry = figures(&pod.stats, pod.cpu_rate, time);
     let reference = json!({"name": pod.name, "namespace": pod.namespace, "uid": pod.uid});
     entry.insert("podRef".to_owned(), reference);
     entry.insert("startTime".to_owned(), json!(pod.started_at.map(|time| time.to_string())));
@@ -66,7 +66,7 @@ fn pod(pod: &PodSample, time: Timestamp) -> Value {
 }
 
 fn container(container: &ContainerSample, time: Timestamp) -> Value {
-    let mut entry = figures(&container.stats, time);
+    let mut entry = figures(&container.stats, container.cpu_rate, time);
     entry.insert("name".to_owned(), json!(container.name));
     if let Some(started) = container.started_at {
         entry.insert("startTime".to_owned(), json!(started.to_string()));
@@ -74,12 +74,15 @@ fn container(container: &ContainerSample, time: Timestamp) -> Value {
     Value::Object(entry)
 }
 
-fn figures(stats: &Stats, time: Timestamp) -> Map<String, Value> {
+fn figures(stats: &Stats, cpu_rate: Option<u64>, time: Timestamp) -> Map<String, Value> {
     let mut cpu = Map::from_iter([("time".to_owned(), json!(time.to_string()))]);
     let mut memory = cpu.clone();
     if let Some(used) = stats.cpu_usage {
         let nanoseconds = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
         cpu.insert("usageCoreNanoSeconds".to_owned(), json!(nanoseconds));
+    }
+    if let Some(rate) = cpu_rate {
+        cpu.insert("usageNanoCores".to_owned(), json!(rate));
     }
     for (key, value) in [
         ("usageBytes", stats.memory_usage),
@@ -110,8 +113,9 @@ mod tests {
             memory_limit: Some(150),
             ..Stats::default()
         };
-        let figures = Value::Object(figures(&stats, Timestamp::UNIX_EPOCH));
+        let figures = Value::Object(figures(&stats, Some(7), Timestamp::UNIX_EPOCH));
         assert_eq!(figures["cpu"]["usageCoreNanoSeconds"], 5_000_000);
+        assert_eq!(figures["cpu"]["usageNanoCores"], 7);
         assert_eq!(figures["memory"]["availableBytes"], 50);
         assert_eq!(figures["memory"].get("rssBytes"), None);
     }

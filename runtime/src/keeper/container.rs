@@ -61,6 +61,8 @@ pub(super) struct Container {
     pub(super) terminal: Option<OwnedFd>,
     pub(super) record: PathBuf,
     pub(super) files: CgroupFiles,
+    /// Its pid namespace is another container's: what it leaves behind does not end with its first process.
+    pub(super) joined: bool,
     /// Who waits for its end in order to forget it.
     pub(super) forgetting: Vec<Waiter>,
 }

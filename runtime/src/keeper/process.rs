@@ -63,12 +63,22 @@ pub(super) struct Started {
     pub(super) pipes: Pipes,
 }
 
-/// Clones a process that executes a plan. `container`: the process whose namespaces it joins, for an exec.
-/// `stdin`: give it a pipe to read from; `output`: pipes to write to (else a terminal will come).
+/// Where a process is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// In namespaces of its own, as its plan has them.
+    Own,
+    /// The same, but in the pid namespace of this process.
+    Beside(&'a OwnedFd),
+    /// In all namespaces of this process.
+    Within(&'a OwnedFd),
+}
+
+/// Clones a process that executes a plan. `stdin`: give it a pipe to read from; `output`: pipes to write to (else a terminal will come).
 pub(super) fn start(
     sandbox: &Sandbox,
     mut plan: Plan,
-    container: Option<&OwnedFd>,
+    place: Place<'_>,
     stdin: bool,
     output: bool,
 ) -> Result<Started, Failure> {
@@ -104,10 +114,14 @@ pub(super) fn start(
     let opened = Vec::with_capacity(opened);
 
     // A pid namespace is entered by being born in it: we choose where our children are born.
-    let elsewhere = match (container, sandbox.pid, &sandbox.init) {
-        (Some(container), ..) => Some(container),
-        (None, PidMode::Shared, Some(init)) => Some(init),
-        _ => None,
+    let elsewhere = match (place, sandbox.pid, &sandbox.init) {
+        (Place::Within(process) | Place::Beside(process), ..) => Some(process),
+        (Place::Own, PidMode::Shared, Some(init)) => Some(init),
+        (Place::Own, ..) => None,
+    };
+    let container = match place {
+        Place::Within(process) => Some(process),
+        Place::Own | Place::Beside(_) => None,
     };
     if let Some(process) = elsewhere {
         rustix::thread::move_into_thread_name_spaces(process.as_fd(), ThreadNameSpaceType::PROCESS_ID)

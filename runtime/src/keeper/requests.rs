@@ -1,6 +1,6 @@
 //! What a keeper does when it is asked.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use rustix::event::epoll::{self, EventFlags};
@@ -87,8 +87,19 @@ impl Keeper {
             }
             None => None,
         };
+        let joined = match create.join_pid.as_deref().filter(|_| self.sandbox.pid == PidMode::Private) {
+            Some(other) => {
+                let other = self.find_running(other)?;
+                let pidfd = rustix::io::fcntl_dupfd_cloexec(other.pidfd.as_fd(), 3);
+                Some(pidfd.map_err(|errno| {
+                    Failure::new(FailureKind::Step, "joining a pid namespace", errno.raw_os_error())
+                })?)
+            }
+            None => None,
+        };
+        let place = joined.as_ref().map_or(process::Place::Own, process::Place::Beside);
         let started =
-            process::start(&self.sandbox, create.plan, None, create.stdin && !create.tty, !create.tty)?;
+            process::start(&self.sandbox, create.plan, place, create.stdin && !create.tty, !create.tty)?;
         let serial = self.serial();
         let mut outputs = Vec::new();
         let streams = [(started.pipes.stdout, "stdout"), (started.pipes.stderr, "stderr")];
@@ -114,6 +125,7 @@ impl Keeper {
             terminal: None,
             record,
             files: create.files,
+            joined: joined.is_some(),
             forgetting: Vec::new(),
         });
         Ok(())
@@ -135,7 +147,6 @@ impl Keeper {
     }
 
     fn signal(&mut self, id: &str, signal: i32) -> Answer {
-        use std::os::fd::AsFd;
         let container = self.find(id)?;
         if !container.is_alive() {
             return Err(Failure::new(FailureKind::NotRunning, id, libc::ESRCH));
@@ -160,12 +171,16 @@ impl Keeper {
     }
 
     fn exec(&mut self, waiter: Waiter, exec: Exec) -> Result<(), Failure> {
-        use std::os::fd::AsFd;
         let container = self.find_running(&exec.container)?;
         let pidfd = rustix::io::fcntl_dupfd_cloexec(container.pidfd.as_fd(), 3)
             .map_err(|errno| Failure::new(FailureKind::Step, "copying a descriptor", errno.raw_os_error()))?;
-        let started =
-            process::start(&self.sandbox, exec.plan, Some(&pidfd), exec.stdin && !exec.tty, !exec.tty)?;
+        let started = process::start(
+            &self.sandbox,
+            exec.plan,
+            process::Place::Within(&pidfd),
+            exec.stdin && !exec.tty,
+            !exec.tty,
+        )?;
         // The client's end is its own to read as it likes; only the keeper's pipes never wait.
         for pipe in [&started.pipes.stdout, &started.pipes.stderr].into_iter().flatten() {
             let _ = rustix::io::ioctl_fionbio(pipe, false);
@@ -186,7 +201,6 @@ impl Keeper {
     }
 
     fn signal_exec(&mut self, exec: u64, signal: i32) -> Answer {
-        use std::os::fd::AsFd;
         let gone = || Failure::new(FailureKind::NotRunning, format!("exec {exec}"), libc::ESRCH);
         let process = self.execs.iter().find(|one| u64::from(one.serial) == exec).ok_or_else(gone)?;
         match sys::process::send_signal(process.pidfd.as_fd(), signal) {
@@ -233,8 +247,9 @@ impl Keeper {
             container.forgetting.push(waiter);
             return Ok(None);
         }
-        let serial = container.serial;
-        if self.sandbox.pid != PidMode::Private {
+        let (serial, joined) = (container.serial, container.joined);
+        let shares = joined || self.sandbox.pid != PidMode::Private;
+        if shares {
             // Stragglers that were forked while others were killed.
             if let Ok(container) = self.find(id) {
                 container.kill_all();
@@ -247,7 +262,6 @@ impl Keeper {
 
 /// Kills a container's first process and all others.
 fn end(container: &Container) {
-    use std::os::fd::AsFd;
     container.kill_all();
     let _ = sys::process::send_signal(container.pidfd.as_fd(), libc::SIGKILL);
 }

@@ -139,8 +139,8 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
         if context.gate { vec![Step::Gate] } else { Vec::new() },
     ));
 
-    let namespaces =
-        libc::CLONE_NEWNS | if context.sandbox.pid == PidMode::Private { libc::CLONE_NEWPID } else { 0 };
+    let own_pid = context.sandbox.pid == PidMode::Private && container.join_pid.is_none();
+    let namespaces = libc::CLONE_NEWNS | if own_pid { libc::CLONE_NEWPID } else { 0 };
     Ok(Plan {
         namespaces: u64::try_from(namespaces).unwrap_or(0),
         cgroup: match &context.cgroups.unified {

@@ -39,6 +39,7 @@ fn with(changes: &[(&str, Value)]) -> ContainerSpec {
         stdin: false,
         stdin_once: false,
         tty: false,
+        join_pid: None,
     }
 }
 

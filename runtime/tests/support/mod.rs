@@ -121,6 +121,7 @@ impl Bench {
             stdin: false,
             stdin_once: false,
             tty: false,
+            join_pid: None,
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod confirm;
 mod image;
+mod resize;
 mod sandbox;
 mod start;
 mod stop;
@@ -13,11 +14,14 @@ use std::sync::Arc;
 
 pub(super) use confirm::{confirm, delete_mirror};
 pub(super) use image::{ImageInput, ensure_image};
+pub(super) use resize::{ResizeInput, resize_container, resources_of};
 pub(super) use sandbox::{SandboxInput, attach, create_sandbox};
-pub(super) use start::{StartInput, start_container};
+pub(super) use start::{Beside, StartInput, start_container};
 pub(super) use stop::{StopInput, stop_container};
 pub(super) use tear_down::{TearDownInput, remove_files, tear_down};
 pub(super) use volumes::{VolumesInput, prepare_volumes};
+
+use manifests::k8s_openapi::api::core::v1::ResourceRequirements;
 
 use super::observe::{ContainerSeen, Failure, ImageSeen, Operation};
 use crate::machine::{Image, PodSandbox};
@@ -36,6 +40,8 @@ pub(super) enum Outcome {
     Started { container: String, result: Result<Started, StartFailure> },
     /// A container has ended, or is gone.
     Stopped { id: String },
+    /// A container is held to these, or not.
+    Resized { id: String, result: Result<ResourceRequirements, Failure> },
     /// The proxy knows.
     Left,
     /// Nothing is left, or something still is.
@@ -70,6 +76,7 @@ impl Outcome {
             Self::Image { container, .. } => Operation::Image(container.clone()),
             Self::Started { container, .. } => Operation::Start(container.clone()),
             Self::Stopped { id } => Operation::Stop(id.clone()),
+            Self::Resized { id, .. } => Operation::Resize(id.clone()),
             Self::Left => Operation::Leave,
             Self::TornDown(_) => Operation::TearDown,
             Self::Confirmed(_) => Operation::Confirm,

@@ -48,6 +48,16 @@ pub(in super::super) struct StartInput {
     pub(in super::super) delay: Option<SignedDuration>,
     /// Runs that nobody asks about any more.
     pub(in super::super) obsolete: Vec<String>,
+    /// The container whose processes it is to see.
+    pub(in super::super) beside: Option<Beside>,
+}
+
+/// The container that an ephemeral one was made to look at.
+#[derive(Debug)]
+pub(in super::super) struct Beside {
+    pub(in super::super) name: String,
+    /// Its run, if it has one.
+    pub(in super::super) id: Option<String>,
 }
 
 pub(in super::super) async fn start_container(input: StartInput) -> Outcome {
@@ -64,6 +74,9 @@ async fn start(mut input: StartInput) -> Result<Started, StartFailure> {
         StartFailure::Retry(failure(reason, message, RETRY))
     };
     let config = |message: String| fail("CreateContainerConfigError", message);
+    if let Some(Beside { name, id: None }) = &input.beside {
+        return Err(config(format!("unable to find target container {name}")));
+    }
 
     let objects = input.objects.snapshot().await;
     let (services, dropped) = context.service_variables(&pod).await;
@@ -179,6 +192,8 @@ fn not_started(
         probes: ProbesSeen::default(),
         hook_failed: false,
         stop_signal: String::new(),
+        resources: None,
+        user: None,
     }))
 }
 
@@ -382,6 +397,9 @@ fn container_spec(
     if let Some(delay) = input.delay {
         labels.insert(label::BACKOFF.to_owned(), delay.as_secs().to_string());
     }
+    if let Ok(user) = serde_json::to_string(&spec::user_status(pod, account)) {
+        labels.insert(label::USER.to_owned(), user);
+    }
     if let Some(path) = &prepared.files.termination_log {
         labels.insert(label::TERMINATION_LOG.to_owned(), path.display().to_string());
     }
@@ -395,6 +413,7 @@ fn container_spec(
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
+        join_pid: input.beside.as_ref().and_then(|beside| beside.id.clone()),
     })
 }
 
@@ -411,7 +430,9 @@ fn run_of(
     state: &ContainerState,
 ) -> ContainerSeen {
     let labels = if state.labels.is_empty() { labels } else { &state.labels };
-    super::super::runs::from_runtime(id, labels, &state.status, true, &Reader { input })
+    let mut run = super::super::runs::from_runtime(id, labels, &state.status, true, &Reader { input });
+    run.resources = Some(super::resources_of(&input.container));
+    run
 }
 
 /// A run that has just been started has no message yet, unless it has ended already.

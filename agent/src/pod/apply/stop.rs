@@ -138,5 +138,6 @@ fn message(cause: StopCause, container: &str) -> String {
         StopCause::Startup => format!("Container {container} failed startup probe, will be restarted"),
         StopCause::Changed => format!("Container {container} definition changed, will be restarted"),
         StopCause::PostStartHook => "FailedPostStartHook".to_owned(),
+        StopCause::Resized => format!("Container {container} resize requires restart"),
     }
 }

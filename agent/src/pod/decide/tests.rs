@@ -39,6 +39,8 @@ fn world(spec: &str) -> World {
         confirmed: false,
         pod_ips: Vec::new(),
         host_ips: Vec::new(),
+        resizing: None,
+        resize_failures: BTreeMap::new(),
         last_status: PodStatus::default(),
     })
 }
@@ -86,6 +88,8 @@ impl World {
                     probes: ProbesSeen::default(),
                     hook_failed: false,
                     stop_signal: String::new(),
+                    resources: None,
+                    user: None,
                 },
             );
         })
@@ -145,6 +149,7 @@ impl World {
                 Action::StopContainer { id, deadline, cause, .. } => {
                     format!("stop:{id}@{}:{cause:?}", seconds(*deadline))
                 }
+                Action::ResizeContainer { id, .. } => format!("resize:{id}"),
                 Action::Leave => "leave".into(),
                 Action::TearDown => "teardown".into(),
                 Action::Confirm => "confirm".into(),
@@ -406,4 +411,25 @@ fn what_is_over_stays_over() {
         .change(|seen| seen.last_status.phase = Some("Succeeded".into()))
         .change(|seen| seen.torn_down = true)
         .does("");
+}
+
+#[test]
+fn containers_are_held_to_what_their_pod_was_given() {
+    let policy = "resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}]";
+    let text = format!(
+        "containers: [{{name: a, image: i, {policy}, resources: {{requests: {{cpu: 1, memory: 1Mi}}}}}}]"
+    );
+    let with = |applied: &str| {
+        let applied = serde_yaml::from_str(applied).unwrap();
+        let world = spec(&text).prepared().running("a");
+        world.change(|seen| seen.containers.get_mut("a").unwrap()[0].resources = Some(applied))
+    };
+    with("{requests: {cpu: 1, memory: 1Mi}}").does("");
+    with("{requests: {cpu: 2, memory: 1Mi}}").does("resize:a0");
+    with("{requests: {cpu: 2, memory: 1Mi}}").busy(Operation::Resize("a0".into())).does("");
+    with("{requests: {cpu: 1, memory: 2Mi}}").does(&format!("stop:a0@{}:Resized", NOW + 30));
+    let failure = Failure { reason: "Error".into(), message: "no".into(), retry_at: at(NOW + 5) };
+    with("{requests: {cpu: 2, memory: 1Mi}}")
+        .change(|seen| drop(seen.resize_failures.insert("a0".into(), failure)))
+        .does(&format!("wake@{}", NOW + 5));
 }

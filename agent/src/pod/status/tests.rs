@@ -28,6 +28,8 @@ fn seen(spec: &str) -> Observed {
         confirmed: false,
         pod_ips: vec!["10.42.0.2".into()],
         host_ips: vec!["192.0.2.1".into()],
+        resizing: None,
+        resize_failures: BTreeMap::new(),
         last_status: PodStatus::default(),
     }
 }
@@ -46,6 +48,8 @@ fn run(state: RunState, attempt: u32) -> ContainerSeen {
         probes: ProbesSeen::default(),
         hook_failed: false,
         stop_signal: String::new(),
+        resources: None,
+        user: None,
     }
 }
 

@@ -12,8 +12,12 @@ use super::super::decide::PodFailure;
 use super::super::observe::{
     ContainerSeen, Failure, ImageSeen, Intent, Observed, Operation, RunState, SandboxSeen, StepSeen,
 };
+use super::super::resize::{self, Resizing, Room};
+use super::super::status::is_terminal;
+use super::View;
 use crate::context::Context;
 use crate::machine::{Image, PodSandbox};
+use crate::names::uid;
 use crate::objects::Snapshot;
 use crate::probe::{Kind, ProbeResult};
 
@@ -23,7 +27,11 @@ const KEPT_RUNS: usize = 2;
 /// Memory of one pod.
 #[derive(Debug)]
 pub(super) struct Facts {
+    /// The pod with the resources that it was given.
     pub(super) pod: Arc<Pod>,
+    /// The pod as it is wanted; the same, unless it waits for other resources.
+    pub(super) wanted: Arc<Pod>,
+    pub(super) resize_failures: BTreeMap<String, Failure>,
     pub(super) sandbox: Option<Arc<dyn PodSandbox>>,
     pub(super) sandbox_attempt: u32,
     pub(super) sandbox_failure: Option<Failure>,
@@ -56,7 +64,9 @@ pub(super) struct ImageFact {
 impl Facts {
     pub(super) fn new(pod: Arc<Pod>, last_status: PodStatus) -> Self {
         Self {
-            pod,
+            pod: resize::with_resources_of_status(&pod, &last_status),
+            wanted: pod,
+            resize_failures: BTreeMap::new(),
             sandbox: None,
             sandbox_attempt: 0,
             sandbox_failure: None,
@@ -110,8 +120,21 @@ impl Facts {
             confirmed: self.confirmed,
             pod_ips: self.addresses.clone(),
             host_ips: context.node.addresses.clone(),
+            resizing: self.resizing(context),
+            resize_failures: self.resize_failures.clone(),
             last_status: self.last_status.clone(),
         }
+    }
+
+    fn resizing(&self, context: &Context) -> Option<Resizing> {
+        if Arc::ptr_eq(&self.pod, &self.wanted) {
+            return None;
+        }
+        let views = context.registry.all();
+        let over = |view: &View| view.status.phase.as_deref().is_some_and(is_terminal);
+        let others = views.iter().filter(|view| uid(&view.pod) != uid(&self.pod) && !over(view));
+        let room = Room::new(&context.node.allocatable, others.map(|view| &*view.pod));
+        Some(Resizing { wanted: self.wanted.clone(), room })
     }
 
     /// Takes the outcome of an operation in.
@@ -174,6 +197,13 @@ impl Facts {
                 }
             }
             Outcome::Stopped { .. } => {}
+            Outcome::Resized { id, result: Ok(resources) } => {
+                self.resize_failures.remove(&id);
+                if let Some((_, run)) = self.run_mut(&id) {
+                    run.resources = Some(resources);
+                }
+            }
+            Outcome::Resized { id, result: Err(failure) } => drop(self.resize_failures.insert(id, failure)),
             Outcome::Left => self.left = true,
             Outcome::TornDown(Ok(())) => {
                 self.sandbox = None;

@@ -36,6 +36,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::target::Target;
+use self::view::ResizeSaid;
 pub use self::view::{ContainerView, View};
 
 use self::adopt::{Found, adopt};
@@ -48,6 +49,7 @@ use self::record::Record;
 use super::apply::remove_files;
 use super::decide::decide;
 use super::observe::{Stop, containers, ephemeral};
+use super::resize::Verdict;
 use super::status::status;
 use crate::context::Context;
 use crate::machine::PodSandbox;
@@ -61,6 +63,8 @@ pub struct Worker {
     context: Arc<Context>,
     target: watch::Receiver<Target>,
     node: watch::Receiver<Option<Arc<Node>>>,
+    /// Changes when a pod of the node needs nothing any more.
+    freed: watch::Receiver<()>,
     view: watch::Sender<View>,
     facts: Facts,
     subscription: Subscription,
@@ -78,6 +82,8 @@ pub struct Worker {
     /// What was said about waiting containers.
     said: BTreeMap<String, String>,
     failed_said: bool,
+    /// What was said about other resources.
+    resize_said: ResizeSaid,
     mirror: MirrorState,
     /// Ends of containers whose start is not known to be over yet.
     early_exits: BTreeMap<String, runtime::Exit>,
@@ -112,6 +118,7 @@ impl Worker {
         });
         let worker = Self {
             node: context.node_object.clone(),
+            freed: context.registry.freed(),
             context,
             target,
             view,
@@ -127,6 +134,7 @@ impl Worker {
             stop: None,
             said: BTreeMap::new(),
             failed_said: false,
+            resize_said: ResizeSaid::default(),
             mirror: MirrorState::default(),
             early_exits: BTreeMap::new(),
         };
@@ -143,6 +151,10 @@ impl Worker {
             let now = Timestamp::now();
             let seen = self.facts.observe(&self.context, self.intent(now), now);
             let plan = decide(&seen);
+            if plan.resize == Some(Verdict::Give) {
+                self.give();
+                continue;
+            }
             self.facts.last_status = status(&seen, &plan);
             self.say(&plan);
             self.publish();
@@ -186,6 +198,7 @@ impl Worker {
             () = self.subscription.changed() => self.objects_changed().await,
             () = self.publisher.next() => {}
             _ = self.node.changed(), if self.needs_node() => {}
+            _ = self.freed.changed(), if self.waits_for_room() => {}
             () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {}
         }
         true
@@ -196,6 +209,11 @@ impl Worker {
         let failures = [&self.facts.tear_down_failure, &self.facts.confirm_failure];
         let times = failures.into_iter().flatten().map(|failure| failure.retry_at);
         times.chain(self.mirror.not_before).filter(|at| *at > now).min()
+    }
+
+    /// Waits until other pods have less, for a pod that wants what they have.
+    fn waits_for_room(&self) -> bool {
+        !Arc::ptr_eq(&self.facts.pod, &self.facts.wanted)
     }
 
     fn needs_node(&self) -> bool {

@@ -10,8 +10,9 @@ use runtime::Signal;
 use tokio::sync::watch;
 
 use super::super::apply::{
-    ImageInput, Outcome, SandboxInput, StartInput, StopInput, TearDownInput, VolumesInput, confirm,
-    create_sandbox, ensure_image, prepare_volumes, start_container, stop_container, tear_down,
+    Beside, ImageInput, Outcome, ResizeInput, SandboxInput, StartInput, StopInput, TearDownInput,
+    VolumesInput, confirm, create_sandbox, ensure_image, prepare_volumes, resize_container, start_container,
+    stop_container, tear_down,
 };
 use super::super::decide::{Action, Plan};
 use super::super::observe::{Operation, containers};
@@ -138,6 +139,7 @@ impl Worker {
                     attempt: *attempt,
                     delay: *delay,
                     obsolete: self.facts.obsolete(container),
+                    beside: self.beside(container),
                 };
                 (Operation::Start(container.clone()), Box::pin(start_container(input)))
             }
@@ -158,6 +160,16 @@ impl Worker {
                     deadline: receiver,
                 };
                 (Operation::Stop(id.clone()), Box::pin(stop_container(input)))
+            }
+            Action::ResizeContainer { container, id } => {
+                let input = ResizeInput {
+                    context,
+                    container: find(&pod, container)?.into_owned(),
+                    pod,
+                    id: id.clone(),
+                    sandbox: self.facts.sandbox.clone()?,
+                };
+                (Operation::Resize(id.clone()), Box::pin(resize_container(input)))
             }
             Action::Leave => {
                 let addresses = self.facts.addresses.clone();
@@ -188,6 +200,15 @@ impl Worker {
                 (Operation::Confirm, Box::pin(confirm(context, object)))
             }
         })
+    }
+
+    /// The container that an ephemeral one names as its target.
+    fn beside(&self, container: &str) -> Option<Beside> {
+        let spec = self.facts.pod.spec.as_ref()?;
+        let ephemeral = spec.ephemeral_containers.iter().flatten().find(|own| own.name == container)?;
+        let name = ephemeral.target_container_name.clone().filter(|name| !name.is_empty())?;
+        let run = self.facts.runs.get(&name).and_then(|runs| runs.first()).filter(|run| run.in_sandbox);
+        Some(Beside { id: run.map(|run| run.id.clone()), name })
     }
 
     fn must_record_first(&self) -> bool {

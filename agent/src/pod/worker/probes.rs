@@ -69,6 +69,7 @@ pub(super) fn restore_probes(facts: &mut Facts, pod: &Pod) {
         if status.container_id.as_deref() == Some(container_id(run).as_str()) {
             run.probes.startup =
                 container.startup_probe.as_ref().and(status.started.filter(|started| *started));
+            run.resources = Some(status.resources.clone().unwrap_or_default());
             run.probes.readiness = container.readiness_probe.as_ref().and(status.ready.then_some(true));
         }
     }

@@ -115,6 +115,8 @@ fn run(id: &str, attempt: u32, exit: Exit) -> ContainerSeen {
         probes: ProbesSeen::default(),
         hook_failed: false,
         stop_signal: String::new(),
+        resources: None,
+        user: None,
     }
 }
 

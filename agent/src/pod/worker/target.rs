@@ -7,6 +7,7 @@ use manifests::k8s_openapi::api::core::v1::Pod;
 
 use super::super::decide::{PodFailure, grace_period};
 use super::super::observe::{Intent, StepSeen, Stop};
+use super::super::resize;
 use super::super::status::is_terminal;
 use super::Worker;
 use crate::names;
@@ -36,10 +37,12 @@ impl Worker {
             Source::File | Source::Http => target.mirror.clone(),
         };
         self.publisher.object(object);
-        if !Arc::ptr_eq(&self.facts.pod, &target.pod) {
+        if !Arc::ptr_eq(&self.facts.wanted, &target.pod) {
             let changed = self.facts.pod.metadata.labels != target.pod.metadata.labels
                 || self.facts.pod.metadata.annotations != target.pod.metadata.annotations;
-            let before = std::mem::replace(&mut self.facts.pod, target.pod.clone());
+            let given = resize::with_resources_of(&target.pod, &self.facts.pod);
+            self.facts.wanted = target.pod.clone();
+            let before = std::mem::replace(&mut self.facts.pod, given);
             let passing = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.clone());
             if passing(&before) != passing(&target.pod) {
                 // The new ones may refer to objects that nobody follows yet.

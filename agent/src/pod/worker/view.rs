@@ -7,6 +7,8 @@ use manifests::k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::super::decide::Plan;
 use super::super::observe::RunState;
+use super::super::resize::{self, Verdict};
+use super::super::status::is_terminal;
 use super::facts::Facts;
 use super::record::Record;
 use super::{Worker, find};
@@ -37,6 +39,13 @@ pub struct ContainerView {
     pub running: bool,
 }
 
+/// What was said about other resources, so that it is said once.
+#[derive(Debug, Default)]
+pub(super) struct ResizeSaid {
+    pending: Option<String>,
+    in_progress: bool,
+}
+
 impl Worker {
     /// Events that are about waiting, not about something that happened; each once.
     pub(super) fn say(&mut self, plan: &Plan) {
@@ -62,6 +71,8 @@ impl Worker {
             }
         }
         self.said = plan.waiting.iter().map(|(name, w)| (name.clone(), w.reason.clone())).collect();
+        self.say_resize(plan);
+        let (pod, events) = (&self.facts.pod, &self.context.events);
         if let Some(failed) = &plan.failed
             && !self.failed_said
         {
@@ -73,7 +84,45 @@ impl Worker {
         }
     }
 
+    /// The pod gets what it is wanted with.
+    pub(super) fn give(&mut self) {
+        self.facts.pod = self.facts.wanted.clone();
+        self.facts.resize_failures.clear();
+        let started = format!("Pod resize started: {}", resize::told(&self.facts.pod, None));
+        self.context.events.normal(&self.facts.pod, "ResizeStarted", started);
+        self.resize_said = ResizeSaid { pending: None, in_progress: true };
+    }
+
+    fn say_resize(&mut self, plan: &Plan) {
+        let (pod, events) = (&self.facts.pod, &self.context.events);
+        let pending = match &plan.resize {
+            None | Some(Verdict::Give) => None,
+            Some(Verdict::Deferred(message)) => Some(("Deferred", message)),
+            Some(Verdict::Infeasible(message)) => Some(("Infeasible", message)),
+        };
+        if let Some((reason, message)) = pending {
+            let told = resize::told(&self.facts.wanted, Some(message));
+            if self.resize_said.pending.as_ref() != Some(&told) {
+                events.warning(pod, &format!("Resize{reason}"), format!("Pod resize {reason}: {told}"));
+                self.resize_said.pending = Some(told);
+            }
+        } else {
+            self.resize_said.pending = None;
+        }
+        let conditions = self.facts.last_status.conditions.iter().flatten();
+        let in_progress = conditions.into_iter().any(|condition| condition.type_ == "PodResizeInProgress");
+        if self.resize_said.in_progress && !in_progress {
+            let told = resize::told(pod, None);
+            events.normal(pod, "ResizeCompleted", format!("Pod resize completed: {told}"));
+        }
+        self.resize_said.in_progress = in_progress;
+    }
+
     pub(super) fn publish(&mut self) {
+        let is_over = |status: &PodStatus| status.phase.as_deref().is_some_and(is_terminal);
+        if is_over(&self.facts.last_status) && !is_over(&self.view.borrow().status) {
+            self.context.registry.free();
+        }
         self.publisher.status(&self.facts.last_status);
         self.publisher.record(Record::of(&self.facts));
         let containers: BTreeMap<String, ContainerView> = self
