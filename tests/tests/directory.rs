@@ -248,3 +248,46 @@ fn a_directory_beside_an_api_that_others_write_to() {
     directory.gone(&["deployments,pods,services,secrets", "-n", "shop"]);
     directory.expect(&["configmap", "own", "-n", "shop"], "{.metadata.name}", "own");
 }
+
+#[test]
+fn what_somebody_changes_or_deletes_comes_back() {
+    let directory = Directory::start(&[("backend.yaml", BACKEND), ("namespace.yaml", NAMESPACE)]);
+    let deployment = ["deployment", "web", "-n", "shop"];
+    directory.expect(&deployment, "{.status.readyReplicas}", "2");
+    // Deleted, changed, and both with the objects that it owns; none of the files is touched.
+    directory.cluster.kubectl(["delete", "service", "web", "-n", "shop"]).ok();
+    directory.expect(&["service", "web", "-n", "shop"], "{.spec.ports[0].targetPort}", "8080");
+    let page = r#"{"data":{"index.html":"other\n","more":"kept"}}"#;
+    directory.cluster.kubectl(["patch", "configmap", "page", "-n", "shop", "-p", page]).ok();
+    directory.expect(
+        &["configmap", "page", "-n", "shop"],
+        "{.data}",
+        r#"{"index.html":"first\n","more":"kept"}"#,
+    );
+    directory.cluster.kubectl(["scale", "deployment", "web", "-n", "shop", "--replicas=5"]).ok();
+    directory.expect(&deployment, "{.spec.replicas}", "2");
+    let before = directory.get(&deployment, "{.metadata.uid}");
+    directory.cluster.kubectl(["delete", "deployment", "web", "-n", "shop"]).ok();
+    directory.expect(&deployment, "{.status.readyReplicas}", "2");
+    assert_ne!(directory.get(&deployment, "{.metadata.uid}"), before);
+    // A namespace takes its objects with it, and all come back.
+    directory.cluster.kubectl(["delete", "namespace", "shop", "--wait=false"]).ok();
+    eventually("the namespace is a new one", || {
+        let secret = directory.get(&["secret", "word", "-n", "shop"], "{.data.word}");
+        let phase = directory.get(&["namespace", "shop"], "{.status.phase}");
+        let ready = directory.get(&deployment, "{.status.readyReplicas}");
+        let fresh = directory.get(&deployment, "{.metadata.uid}") != before && phase == "Active";
+        if fresh && secret == "aHVzaA==" && ready == "2" {
+            Ok(())
+        } else {
+            Err(format!("{phase} {secret} {ready}"))
+        }
+    });
+    // What no file says stays as somebody wants it.
+    directory.cluster.kubectl(["annotate", "service", "web", "-n", "shop", "mine=yes"]).ok();
+    directory.cluster.kubectl(["delete", "service", "web", "-n", "shop"]).ok();
+    directory.expect(&["service", "web", "-n", "shop"], "{.metadata.annotations.mine}", "");
+    directory.remove("backend.yaml");
+    directory.gone(&deployment);
+    directory.gone(&["service", "web", "-n", "shop"]);
+}

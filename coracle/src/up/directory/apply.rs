@@ -1,6 +1,6 @@
 //! Writing one object, and removing one.
 
-use client::Client;
+use client::{ApiResource, Client};
 use http::Method;
 use manifests::strategic;
 use manifests::yaml::{Document, Position};
@@ -60,6 +60,24 @@ impl WriteError {
     }
 }
 
+/// What writing an object changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Created,
+    Changed,
+    None,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created from its manifest",
+            Self::Changed => "changed with its manifest",
+            Self::None => "is as its manifest says",
+        })
+    }
+}
+
 /// Writes objects through a client.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -73,11 +91,7 @@ impl Writer {
     }
 
     /// Brings an object to its document; says what that changed.
-    pub(super) async fn apply(
-        &mut self,
-        id: &ObjectId,
-        document: &Document,
-    ) -> Result<&'static str, WriteError> {
+    pub(super) async fn apply(&mut self, id: &ObjectId, document: &Document) -> Result<Change, WriteError> {
         let resource = self.resource(id).await?;
         let path = resource.object(&id.namespace, &id.name);
         let desired = three_way::annotated(&document.value, resource.namespaced, &id.namespace)?;
@@ -88,7 +102,7 @@ impl Writer {
             Err(error) if error.is_not_found() => {
                 let collection = resource.collection(Some(&id.namespace)) + &options;
                 self.json(Method::POST, &collection, Some(("application/json", &desired))).await?;
-                return Ok("created from its manifest");
+                return Ok(Change::Created);
             }
             Err(error) => return Err(error.into()),
         };
@@ -104,7 +118,7 @@ impl Writer {
         };
         let answer = self.json(Method::PATCH, &(path + &options), Some((content_type, &patch))).await?;
         let same = answer["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"];
-        Ok(if same { "is as its manifest says" } else { "changed with its manifest" })
+        Ok(if same { Change::None } else { Change::Changed })
     }
 
     /// Removes an object, and what it owns after it.
@@ -121,6 +135,17 @@ impl Writer {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
         }
+    }
+
+    /// What objects like this one are served as.
+    pub(super) async fn served_as(&mut self, id: &ObjectId) -> Option<ApiResource> {
+        let Resource { group, version, kind, plural, .. } = self.resource(id).await.ok()?;
+        Some(ApiResource {
+            group: group.into(),
+            version: version.into(),
+            kind: kind.into(),
+            plural: plural.into(),
+        })
     }
 
     async fn resource(&mut self, id: &ObjectId) -> Result<Resource, WriteError> {

@@ -24,6 +24,8 @@ pub(super) struct Observed<'a> {
 pub(super) enum Result {
     /// The control plane has it, or will never take it: there is nothing to do until the file changes.
     Settled { digest: u64 },
+    /// It may not be as its file says any more.
+    Drifted { at: Instant },
     /// Worth another try.
     Failed { failures: u32, retry_at: Instant },
 }
@@ -58,7 +60,7 @@ impl Plan {
     /// Now, or when the last failure is long enough ago.
     fn at(&mut self, result: Option<&Result>, now: Instant, act: impl FnOnce(&mut Self)) {
         match result {
-            Some(Result::Failed { retry_at, .. }) if now < *retry_at => {
+            Some(Result::Failed { retry_at, .. } | Result::Drifted { at: retry_at }) if now < *retry_at => {
                 self.wake_at = Some(self.wake_at.map_or(*retry_at, |at| at.min(*retry_at)));
             }
             _ => act(self),
@@ -141,6 +143,10 @@ mod tests {
         check(true, &[("Service", 2)], &["Service"], &[("Service", settled(1))], &["Service"], &[], now);
         // What cannot be known not to be wanted stays.
         check(false, &[], &["Service"], &[], &[], &[], now);
+        // What others have changed is written again, at once or when it is time.
+        let drifted = |at| Result::Drifted { at };
+        check(true, &[("Service", 1)], &["Service"], &[("Service", drifted(now))], &["Service"], &[], now);
+        check(true, &[("Service", 1)], &["Service"], &[("Service", drifted(later))], &[], &[], now);
         // Failures wait.
         check(
             true,

@@ -10,10 +10,14 @@
 //! the objects are: so a file that was removed while nobody looked takes its objects with it, and an object that somebody
 //! made by other means is never removed.
 //!
+//! An object that is changed or deleted by others comes back to what its file says, as soon as the watch of its kind tells; if
+//! somebody insists, more and more slowly.
+//!
 //! What the server refuses is said once, with line and column, and leaves the object as it was.
 
 mod apply;
 mod decide;
+mod drift;
 mod ledger;
 
 use std::collections::BTreeMap;
@@ -30,12 +34,18 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use apply::Writer;
+use apply::{Change, Writer};
 use decide::{Observed, Plan, Result, decide};
+use drift::Drift;
 use ledger::Ledger;
 
 /// Pauses after something that may work the next time.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(60));
+
+/// An object that had to be brought back so often in a row is brought back later and later.
+const PATIENCE: u32 = 3;
+/// Until nobody touches it for so long.
+const FORGOTTEN: Duration = Duration::from_secs(120);
 
 /// Follows what the files say until told to stop.
 #[derive(Debug)]
@@ -46,6 +56,9 @@ pub(super) struct Directory {
     events: client::EventRecorder,
     node: String,
     results: BTreeMap<ObjectId, Result>,
+    drift: Drift,
+    /// How often an object had to be brought back lately, and when last.
+    restored: BTreeMap<ObjectId, (u32, Instant)>,
     /// What was last said about an object that could not be written.
     said: BTreeMap<ObjectId, String>,
 }
@@ -60,6 +73,8 @@ impl Directory {
         node: String,
     ) -> Self {
         Self {
+            drift: Drift::new(client.clone()),
+            restored: BTreeMap::new(),
             writer: Writer::new(client),
             ledger: Ledger::open(ledger),
             objects,
@@ -93,11 +108,17 @@ impl Directory {
                 () = self.carry_out(plan, &documents, &wanted) => {}
             }
             if acted {
+                self.drift.keep(&wanted);
                 continue;
             }
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = self.objects.changed() => if changed.is_err() { return },
+                Some(news) = self.drift.next() => {
+                    for id in self.drift.drifted(&news, &wanted) {
+                        self.look_again(&id);
+                    }
+                }
                 () = tokio::time::sleep_until(wake_at.unwrap_or(now)), if wake_at.is_some() => {}
             }
         }
@@ -121,7 +142,17 @@ impl Directory {
             let (Some(document), Some(digest)) = (documents.get(&id), wanted.get(&id)) else { continue };
             match self.writer.apply(&id, document).await {
                 Ok(change) => {
-                    tracing::info!(object = %id, place = document.source(), "{change}");
+                    match (change, self.results.get(&id)) {
+                        (Change::None, Some(Result::Drifted { .. })) => {}
+                        (_, Some(Result::Drifted { .. })) => {
+                            tracing::warn!(object = %id, place = document.source(), "brought back: somebody had changed it");
+                            self.note_restored(&id);
+                        }
+                        _ => tracing::info!(object = %id, place = document.source(), "{change}"),
+                    }
+                    if let Some(resource) = self.writer.served_as(&id).await {
+                        self.drift.follow(&id, resource);
+                    }
                     self.said.remove(&id);
                     self.results.insert(id, Result::Settled { digest: *digest });
                 }
@@ -160,6 +191,26 @@ impl Directory {
             // They are deleted again the next time, which does no harm.
             tracing::warn!(error = %client::ErrorChain(&error), "cannot write down which objects are gone");
         }
+    }
+
+    /// An object is not as it was: its file may have to be applied again. Who fights with somebody, waits.
+    fn look_again(&mut self, id: &ObjectId) {
+        if !matches!(self.results.get(id), Some(Result::Settled { .. })) {
+            return;
+        }
+        let now = Instant::now();
+        let at = match self.restored.get(id) {
+            Some((times, last)) if *times >= PATIENCE => now.max(*last + BACKOFF.delay(*times)),
+            _ => now,
+        };
+        self.results.insert(id.clone(), Result::Drifted { at });
+    }
+
+    fn note_restored(&mut self, id: &ObjectId) {
+        let now = Instant::now();
+        let (times, last) = self.restored.entry(id.clone()).or_insert((0, now));
+        *times = if now - *last > FORGOTTEN { 1 } else { times.saturating_add(1) };
+        *last = now;
     }
 
     fn failed(&mut self, id: &ObjectId) {
