@@ -34,6 +34,12 @@ pub mod label {
     pub const USER: &str = "coracle.user";
     /// How many sandboxes the pod had before this one.
     pub const ATTEMPT: &str = "coracle.sandbox-attempt";
+    /// The pod's priority.
+    pub const PRIORITY: &str = "coracle.priority";
+    /// Seconds that the pod has to end.
+    pub const GRACE: &str = "coracle.grace-period";
+    /// Of a sidecar: how many containers start before it. Sidecars end after the others, the last one first.
+    pub const SIDECAR: &str = "coracle.sidecar";
     /// When the sandbox was created, RFC 3339.
     pub const SANDBOX_CREATED: &str = "coracle.sandbox-created";
 }

@@ -149,12 +149,12 @@ impl Cluster {
         child.wait().expect("wait");
     }
 
-    /// Ends everything of this instance: pods, proxy, network.
+    /// Ends everything of this instance at once: pods, proxy, network.
     pub fn down(&mut self) -> Output {
         if self.process.is_some() {
             self.stop();
         }
-        self.coracle_local(&["down"])
+        self.coracle_local(&["down", "--grace-period=0"])
     }
 
     /// What the process logged.
@@ -181,7 +181,7 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             println!("---- log of coracle ----\n{}", self.log());
         }
-        let output = self.coracle_local(&["down"]);
+        let output = self.coracle_local(&["down", "--grace-period=0"]);
         if !output.success && !std::thread::panicking() {
             panic!("coracle down: {}", output.stderr);
         }

@@ -511,3 +511,39 @@ spec:
     assert!(processes.lines().any(|line| line == "sleep 300000"), "{processes}");
     node.clean();
 }
+
+#[test]
+fn a_node_that_goes_down_lets_pods_end_in_order() {
+    let mut node = Node::up();
+    let shared = node.shared("shutdown");
+    let pod = |name: &str, more: &str, extra: &str| {
+        let container = talker(name, more);
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: kube-system}}\nspec:\n  {extra}\n  \
+             volumes: [{{name: s, hostPath: {{path: {shared}}}}}]\n  containers:\n  - {container}\n---\n"
+        )
+    };
+    let sidecar = format!("initContainers: [{}]", talker("sidecar", ", restartPolicy: Always"));
+    let yaml = pod("critical", "", "priorityClassName: system-node-critical")
+        + &pod("ordinary", "", &sidecar)
+        + &pod("stubborn", "", "terminationGracePeriodSeconds: 1").replace("exit 0", "true");
+    node.apply(&yaml);
+    node.cluster
+        .kubectl(["wait", "-n", "kube-system", "--for=condition=Ready", "pod", "--all", "--timeout=60s"])
+        .ok();
+    // The server and the agent are gone: pods that are asked to end still are, and the one that does not hear is killed.
+    node.cluster.kill();
+    node.cluster.coracle_local(&["down", "--grace-period=20", "--grace-period-critical=10"]).ok();
+    let log = std::fs::read_to_string(Path::new(&shared).join("log")).unwrap();
+    let ends: Vec<&str> = log.lines().filter(|line| line.contains("stops")).collect();
+    let place = |name: &str| ends.iter().position(|line| *line == format!("{name} stops"));
+    assert!(place("ordinary").unwrap() < place("sidecar").unwrap(), "{ends:?}");
+    assert!(place("sidecar").unwrap() < place("critical").unwrap(), "{ends:?}");
+    assert!(place("stubborn").unwrap() < place("critical").unwrap(), "{ends:?}");
+    // Nothing is lost: the same pods are back at the next start.
+    node.cluster.start();
+    node.cluster
+        .kubectl(["wait", "-n", "kube-system", "--for=condition=Ready", "pod", "--all", "--timeout=60s"])
+        .ok();
+    node.cluster.kubectl(["delete", "pod", "--all", "-n", "kube-system", "--grace-period=0", "--force"]).ok();
+}

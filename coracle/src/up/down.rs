@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::node::Node;
+use super::shutdown::{self, Periods};
 use crate::commands::say;
 use crate::flags::{ClusterArgs, InstanceArgs, NodeArgs};
 use crate::instance::{Instance, Part};
@@ -27,6 +28,12 @@ pub(crate) struct DownArgs {
     cluster: ClusterArgs,
     #[command(flatten)]
     node: NodeArgs,
+    /// How many seconds pods have to end by themselves; 0 ends them at once
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    grace_period: u64,
+    /// How many of these seconds are for pods of system priority, which end after all others
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    grace_period_critical: u64,
 }
 
 pub(crate) async fn run(args: DownArgs) -> anyhow::Result<()> {
@@ -36,7 +43,11 @@ pub(crate) async fn run(args: DownArgs) -> anyhow::Result<()> {
     end_owner(&instance, Part::Node).await?;
     end_owner(&instance, Part::ControlPlane).await?;
     let mut failures = Vec::new();
-    note(&mut failures, "ending the pods", end_sandboxes(&instance, &node).await);
+    let periods = Periods {
+        all: Duration::from_secs(args.grace_period),
+        critical: Duration::from_secs(args.grace_period_critical),
+    };
+    note(&mut failures, "ending the pods", end_sandboxes(&instance, &node, periods).await);
     note(&mut failures, "removing the control groups", remove_cgroups(&node.names.group));
     note(&mut failures, "ending the proxy", end_proxy(&instance).await);
     note(&mut failures, "removing the pod network", remove_network(&node).await);
@@ -74,12 +85,13 @@ async fn end_owner(instance: &Instance, part: Part) -> anyhow::Result<()> {
     }
 }
 
-async fn end_sandboxes(instance: &Instance, node: &Node) -> anyhow::Result<()> {
+async fn end_sandboxes(instance: &Instance, node: &Node, periods: Periods) -> anyhow::Result<()> {
     if !instance.keeper_dir().exists() {
         return Ok(());
     }
     let runtime = runtime::Runtime::open(super::runtime_config(instance, &node.names.group))?;
     let sandboxes = runtime.sandboxes().await;
+    shutdown::end_pods(&sandboxes, periods).await;
     let removals = sandboxes.iter().map(|sandbox| async move {
         sandbox.remove().await.with_context(|| format!("sandbox {}", sandbox.id()))
     });

@@ -6,6 +6,7 @@ mod directory;
 pub(crate) mod down;
 mod node;
 pub(crate) mod proxy;
+mod shutdown;
 mod signals;
 mod transport;
 

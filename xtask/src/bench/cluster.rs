@@ -112,7 +112,7 @@ impl Cluster {
     /// Ends everything and reports what went wrong.
     pub(crate) fn down(mut self) -> anyhow::Result<()> {
         self.stop();
-        check(&mut self.command(&["down"]))
+        check(&mut self.command(&["down", "--grace-period=0"]))
     }
 
     fn stop(&mut self) {
@@ -130,7 +130,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if self.process.is_some() {
             self.stop();
-            _ = self.command(&["down"]).status();
+            _ = self.command(&["down", "--grace-period=0"]).status();
         }
     }
 }

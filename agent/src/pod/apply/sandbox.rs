@@ -9,6 +9,7 @@ use manifests::k8s_openapi::api::core::v1::{Pod, PodSpec};
 use network::{HostPort, Protocol};
 use runtime::{NamespaceMode, NetworkMode, PidMode, SandboxSpec};
 
+use super::super::decide::grace_period;
 use super::super::observe::Failure;
 use super::{Outcome, RETRY, failure};
 use crate::context::Context;
@@ -96,6 +97,8 @@ fn sandbox_spec(context: &Context, pod: &Pod, attempt: u32) -> Result<SandboxSpe
         (label::POD_NAME.to_owned(), names::name(pod).to_owned()),
         (label::POD_NAMESPACE.to_owned(), names::namespace(pod).to_owned()),
         (label::ATTEMPT.to_owned(), attempt.to_string()),
+        (label::PRIORITY.to_owned(), pod_spec.priority.unwrap_or(0).to_string()),
+        (label::GRACE.to_owned(), grace_period(pod_spec).as_secs().to_string()),
         (label::SANDBOX_CREATED.to_owned(), Timestamp::now().to_string()),
     ]);
     if is(pod_spec.host_network) {

@@ -15,7 +15,7 @@ use runtime::oci::{LinuxDevice, LinuxSeccomp};
 use runtime::{ContainerSpec, ContainerState, LogSpec, Rootfs, StartContainerError};
 
 use super::super::hash::container_hash;
-use super::super::observe::{ContainerSeen, Exit, Failure, ProbesSeen, RunState};
+use super::super::observe::{ContainerSeen, Exit, Failure, ProbesSeen, Role, RunState, containers};
 use super::{Outcome, StartFailure, Started, failure};
 use crate::context::Context;
 use crate::env;
@@ -394,6 +394,12 @@ fn container_spec(
         (label::CREATED.to_owned(), Timestamp::now().to_string()),
         (label::STOP_SIGNAL.to_owned(), stop_signal(container, &image.config)),
     ]);
+    let spec_of_pod = pod.spec.iter().flat_map(|spec| containers(spec).enumerate());
+    let place =
+        spec_of_pod.into_iter().find(|(_, (own, role))| own.name == container.name && *role == Role::Sidecar);
+    if let Some((place, _)) = place {
+        labels.insert(label::SIDECAR.to_owned(), place.to_string());
+    }
     if let Some(delay) = input.delay {
         labels.insert(label::BACKOFF.to_owned(), delay.as_secs().to_string());
     }
