@@ -29,7 +29,7 @@ use crate::access::Access;
 use crate::context::{Context, LogBounds, NodeFacts};
 use crate::etc::DnsSettings;
 use crate::events::Events;
-use crate::eviction::{self, ImagePolicy, Thresholds};
+use crate::eviction::{self, ImagePolicy, Soft, Thresholds};
 use crate::machine::{Departures, Images, Machine};
 use crate::names::Layout;
 use crate::node::{self, Facts, Identity};
@@ -85,6 +85,8 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// What must be left of the node's supplies; pods are evicted when there is less.
     pub thresholds: Thresholds,
+    /// What should be left: pods are evicted when there is less for longer than a while.
+    pub soft_thresholds: Soft,
     /// When images that nobody uses go.
     pub image_policy: ImagePolicy,
     /// Bounds of containers' logs.
@@ -237,7 +239,14 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
         let images = machine.images.clone();
         group.spawn_infallible(
             "node",
-            node::run(client, identity, config.thresholds.clone(), images, node_object, stop.clone()),
+            node::run(
+                client,
+                identity,
+                config.thresholds.clone().and(config.soft_thresholds.thresholds()),
+                images,
+                node_object,
+                stop.clone(),
+            ),
         );
     }
 
@@ -247,6 +256,7 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
         registry: registry.clone(),
         layout: layout.clone(),
         thresholds: config.thresholds,
+        soft: config.soft_thresholds,
         events: events.clone(),
         node: config.node_name.clone(),
         evictions: evict,

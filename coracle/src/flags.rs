@@ -199,6 +199,18 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "SIGNAL<VALUE,…")]
     pub(crate) eviction_hard: Option<String>,
 
+    /// What should be left on this node: pods have to go when there is less for longer than --eviction-soft-grace-period
+    #[arg(long, value_name = "SIGNAL<VALUE,…", default_value = "")]
+    pub(crate) eviction_soft: String,
+
+    /// For how long there may be less than --eviction-soft says, for each signal
+    #[arg(long, value_name = "SIGNAL=DURATION,…", default_value = "")]
+    pub(crate) eviction_soft_grace_period: String,
+
+    /// The most seconds that pods have to end when they go because of --eviction-soft
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(crate) eviction_max_pod_grace_period: u64,
+
     /// Remove pulled images that nobody uses when so much of the disk is in use, in percent; 100 means never
     #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) image_gc_high_threshold: u8,

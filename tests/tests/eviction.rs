@@ -108,3 +108,29 @@ fn a_node_that_runs_short_of_memory() {
     assert_eq!(cluster.kubectl(["get", "nodes", "-o", condition]).ok(), "True");
     cluster.kubectl(["delete", "pod", "--all", "--grace-period=0", "--force"]).ok();
 }
+
+#[test]
+fn a_node_that_has_been_short_for_a_while() {
+    let options = Options {
+        args: [
+            "--eviction-soft=memory.available<100Ti",
+            "--eviction-soft-grace-period=memory.available=12s",
+            "--eviction-max-pod-grace-period=5",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        ..Options::default()
+    };
+    let cluster = Cluster::with(Machine::new(), options);
+    let yaml = "apiVersion: v1\nkind: Pod\nmetadata: {name: polite}\nspec:\n  tolerations: [{operator: Exists}]\n  terminationGracePeriodSeconds: 3600\n  containers:\n  - {name: a, image: 'coracle.example/busybox:1', command: [sh, -c, 'trap \"exit 7\" TERM; while :; do sleep 0.1; done']}\n";
+    cluster.apply(yaml).ok();
+    // Short from the beginning: the node says so, and the pod has its while, and time to end.
+    eventually("the node is under pressure", || {
+        let path = "jsonpath={.items[0].status.conditions[?(@.type==\"MemoryPressure\")].status}";
+        let status = cluster.kubectl(["get", "nodes", "-o", path]).ok();
+        if status == "True" { Ok(()) } else { Err(status) }
+    });
+    expect(&cluster, "polite", "{.status.phase} {.status.reason}", "Failed Evicted");
+    expect(&cluster, "polite", "{.status.containerStatuses[0].state.terminated.exitCode}", "7");
+    cluster.kubectl(["delete", "pod", "--all", "--grace-period=0", "--force"]).ok();
+}

@@ -12,6 +12,7 @@
 mod decide;
 mod images;
 mod measure;
+mod soft;
 mod thresholds;
 
 use std::sync::Arc;
@@ -26,15 +27,18 @@ use tokio_util::sync::CancellationToken;
 
 use self::decide::{Candidate, has_disk_limits, is_critical, message, over_limit, rank};
 use self::images::Collector;
+use self::soft::Since;
 use crate::events::Events;
 use crate::machine::Images;
 use crate::names::{Layout, pod_id, uid};
 use crate::node::Facts;
 use crate::pod::decide::PodFailure;
+use crate::pod::decide::grace_period;
 use crate::pod::status::is_terminal;
 use crate::pod::worker::View;
 use crate::pods::Registry;
 pub use images::ImagePolicy;
+pub use soft::Soft;
 pub use thresholds::{Shortage, Signal, Supplies, Supply, ThresholdError, Thresholds};
 
 /// How often is looked.
@@ -62,6 +66,8 @@ pub struct Manager {
     pub layout: Layout,
     /// What must be left.
     pub thresholds: Thresholds,
+    /// What should be left.
+    pub soft: Soft,
     /// For events about the node.
     pub events: Events,
     /// The node's name.
@@ -80,6 +86,7 @@ impl Manager {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut going: Option<(String, Instant)> = None;
+        let mut since = Since::new();
         let mut collector = Collector::new(self.images.clone(), self.image_policy);
         loop {
             tokio::select! {
@@ -97,7 +104,8 @@ impl Manager {
                     && self.registry.all().iter().any(|view| uid(&view.pod) == pod && lives(view))
             });
             if !waits {
-                going = self.relieve(&views, &mut collector).await.map(|pod| (pod, Instant::now()));
+                going =
+                    self.relieve(&views, &mut collector, &mut since).await.map(|pod| (pod, Instant::now()));
             }
         }
     }
@@ -138,19 +146,25 @@ impl Manager {
         tokio::task::spawn_blocking(move || Facts::supplies(&dir)).await.ok()
     }
 
-    async fn shortage(&self) -> Option<Shortage> {
-        self.thresholds.shortages(&self.supplies("").await?).into_iter().next()
+    /// What is short, and the most that pods have to end because of it.
+    async fn shortage(&self, since: &mut Since) -> Option<(Shortage, SignedDuration)> {
+        let supplies = self.supplies("").await?;
+        let overdue = self.soft.overdue(&supplies, since, Instant::now());
+        if let Some(shortage) = self.thresholds.shortages(&supplies).into_iter().next() {
+            return Some((shortage, GRACE));
+        }
+        Some((overdue?, SignedDuration::try_from(self.soft.max_grace).unwrap_or(SignedDuration::MAX)))
     }
 
     /// If something is short, one pod goes; says which.
-    async fn relieve(&self, views: &[View], collector: &mut Collector) -> Option<String> {
-        let mut shortage = self.shortage().await?;
+    async fn relieve(&self, views: &[View], collector: &mut Collector, since: &mut Since) -> Option<String> {
+        let (mut shortage, mut grace) = self.shortage(since).await?;
         self.say(&shortage);
         if matches!(shortage.signal, Signal::Disk | Signal::Inodes)
             && collector.remove_unused(&self.registry.all()).await > 0
         {
             // What images took may be enough.
-            shortage = self.shortage().await?;
+            (shortage, grace) = self.shortage(since).await?;
         }
         let shortage = &shortage;
         let mut candidates = Vec::new();
@@ -164,7 +178,8 @@ impl Manager {
         rank(shortage.signal, &mut candidates);
         let first = candidates.first()?;
         let view = views.iter().find(|view| uid(&view.pod) == uid(&first.pod))?;
-        self.evict(view, PodFailure::evicted(message(shortage, first), Some(GRACE))).await;
+        let own = view.pod.spec.as_ref().map_or(SignedDuration::ZERO, grace_period);
+        self.evict(view, PodFailure::evicted(message(shortage, first), Some(grace.min(own)))).await;
         Some(uid(&first.pod).to_owned())
     }
 

@@ -26,6 +26,17 @@ impl Signal {
         (Self::Pids, "pid.available"),
     ];
 
+    /// As flags name it.
+    pub fn name(self) -> &'static str {
+        Self::ALL.into_iter().find(|(signal, _)| *signal == self).map_or("", |(_, name)| name)
+    }
+
+    /// The signal of a name.
+    pub(super) fn named(name: &str) -> Result<Self, ThresholdError> {
+        let found = Self::ALL.into_iter().find(|(_, known)| *known == name);
+        found.map(|(signal, _)| signal).ok_or_else(|| ThresholdError::Signal(name.to_owned()))
+    }
+
     /// What pods are short of then.
     pub fn resource(self) -> &'static str {
         match self {
@@ -121,6 +132,17 @@ pub struct Shortage {
 }
 
 impl Thresholds {
+    /// These and others.
+    #[must_use]
+    pub fn and(mut self, others: Option<&Self>) -> Self {
+        self.0.extend(others.into_iter().flat_map(|others| others.0.iter().copied()));
+        self
+    }
+
+    pub(super) fn signals(&self) -> impl Iterator<Item = Signal> {
+        self.0.iter().map(|(signal, _)| *signal)
+    }
+
     /// What is short, memory first: nothing else kills as surely.
     pub fn shortages(&self, supplies: &Supplies) -> Vec<Shortage> {
         let mut found = Vec::new();
@@ -147,6 +169,12 @@ pub enum ThresholdError {
         "{0:?} is not watched: memory.available, nodefs.available, nodefs.inodesFree and pid.available are"
     )]
     Signal(String),
+    /// Not `SIGNAL=DURATION`.
+    #[error("{0:?} is not of the form signal=duration, for example memory.available=1m30s")]
+    Period(String),
+    /// A soft threshold without a period.
+    #[error("grace period must be specified for the soft eviction threshold {0}")]
+    NoPeriod(&'static str),
     /// Neither an amount nor a percentage.
     #[error("{0:?} is neither an amount nor a percentage")]
     Value(String),
@@ -160,8 +188,7 @@ impl FromStr for Thresholds {
         let mut list = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('<').ok_or_else(|| ThresholdError::Form(part.to_owned()))?;
-            let signal = Signal::ALL.into_iter().find(|(_, known)| *known == name.trim());
-            let (signal, _) = signal.ok_or_else(|| ThresholdError::Signal(name.to_owned()))?;
+            let signal = Signal::named(name.trim())?;
             list.push((signal, least(value.trim()).ok_or_else(|| ThresholdError::Value(value.to_owned()))?));
         }
         Ok(Self(list))

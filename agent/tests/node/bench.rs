@@ -114,6 +114,7 @@ impl Bench {
             services: None,
             objects: None,
             thresholds: Default::default(),
+            soft_thresholds: Default::default(),
             image_policy: Default::default(),
             manifests: Some(self.path("manifests")),
             manifest_url: None,

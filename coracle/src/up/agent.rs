@@ -55,6 +55,12 @@ pub(crate) async fn start(
             Some(agent::ManifestUrl { url, headers: http::HeaderMap::new(), period: URL_PERIOD })
         }
     };
+    let soft_thresholds = agent::eviction::Soft::parse(
+        &args.eviction_soft,
+        &args.eviction_soft_grace_period,
+        Duration::from_secs(args.eviction_max_pod_grace_period),
+    )
+    .with_context(|| format!("--eviction-soft {}", args.eviction_soft))?;
     let thresholds = match &args.eviction_hard {
         None => agent::eviction::Thresholds::default(),
         Some(text) => text.parse().with_context(|| format!("--eviction-hard {text}"))?,
@@ -76,6 +82,7 @@ pub(crate) async fn start(
         manifest_url,
         objects,
         thresholds,
+        soft_thresholds,
         image_policy: agent::eviction::ImagePolicy {
             high: args.image_gc_high_threshold,
             low: args.image_gc_low_threshold.min(args.image_gc_high_threshold),

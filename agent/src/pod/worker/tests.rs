@@ -386,7 +386,7 @@ async fn a_failed_post_start_hook_ends_the_container() {
 #[tokio::test]
 async fn deadlines_end_pods() {
     let mut life = Life::begin(
-        "{activeDeadlineSeconds: 1, containers: [{name: a, image: i, imagePullPolicy: Never, command: [sleep]}]}",
+        "{activeDeadlineSeconds: 3, containers: [{name: a, image: i, imagePullPolicy: Never, command: [sleep]}]}",
     )
     .await;
     life.phase("Running").await;
