@@ -370,9 +370,9 @@ fn traces_of_pods(parts: &Parts, marker: &str) -> Vec<String> {
     let cluster = &parts.cluster;
     let mut traces = Vec::new();
     for process in processes(cluster, marker) {
-        if process.args.iter().any(|arg| arg == "keeper")
-            || process.args.first().is_some_and(|arg| arg == "sh")
-        {
+        let keeper = process.args.iter().any(|arg| arg == "keeper")
+            && !process.args.iter().any(|arg| arg == "template");
+        if keeper || process.args.first().is_some_and(|arg| arg == "sh") {
             traces.push(format!("process {process:?}"));
         }
     }
