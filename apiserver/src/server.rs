@@ -203,14 +203,13 @@ impl ApiServer {
             && let Some(header) = headers.get(AUTHORIZATION)
         {
             // Taking somebody whose credentials cannot be checked for nobody would only confuse.
-            let token =
-                header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default();
-            identity = match self.bearer(token.trim()) {
+            let token = bearer_token(header.to_str().unwrap_or_default());
+            identity = match self.bearer(token) {
                 Some(identity) => identity,
                 None => {
                     // What a fresh token is bound to may not have come here yet.
                     self.refresh().await.map_err(Error::into_api)?;
-                    self.bearer(token.trim()).ok_or_else(ApiError::unauthorized)?
+                    self.bearer(token).ok_or_else(ApiError::unauthorized)?
                 }
             };
         }
@@ -385,6 +384,14 @@ impl ApiServer {
 }
 
 /// The one object that a list or watch is restricted to by a field selector.
+/// The token in an `Authorization` header. Schemes have no case: older Python clients write `bearer`.
+fn bearer_token(header: &str) -> &str {
+    match header.trim().split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+        _ => "",
+    }
+}
+
 fn selected_name(path: &ResourcePath, params: &Params) -> Option<String> {
     if !path.name.is_empty() {
         return None;
@@ -395,4 +402,18 @@ fn selected_name(path: &ResourcePath, params: &Params) -> Option<String> {
         .iter()
         .filter(|requirement| requirement.field == "metadata.name" && !requirement.negated);
     names.next().map(|requirement| requirement.value.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_of_headers() {
+        for (header, token) in
+            [("Bearer abc", "abc"), ("bearer  abc ", "abc"), ("Basic abc", ""), ("Bearer", ""), ("abc", "")]
+        {
+            assert_eq!(bearer_token(header), token, "{header}");
+        }
+    }
 }
