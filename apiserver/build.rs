@@ -12,8 +12,9 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::{
     apps::v1 as apps, authentication::v1 as authentication, authorization::v1 as authorization,
-    autoscaling::v1 as autoscaling, batch::v1 as batch, certificates::v1 as certificates,
-    coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+    autoscaling::v1 as autoscaling, autoscaling::v2 as autoscaling2, batch::v1 as batch,
+    certificates::v1 as certificates, coordination::v1 as coordination, core::v1 as core,
+    discovery::v1 as discovery, events::v1 as events, flowcontrol::v1 as flowcontrol,
     networking::v1 as networking, node::v1 as node, policy::v1 as policy, rbac::v1 as rbac,
     scheduling::v1 as scheduling, storage::v1 as storage,
 };
@@ -57,6 +58,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     roots.stored::<apps::ControllerRevision>();
     roots.stored::<apps::DaemonSet>();
     roots.stored::<apps::StatefulSet>();
+    roots.stored::<autoscaling::HorizontalPodAutoscaler>();
+    roots.stored::<autoscaling2::HorizontalPodAutoscaler>();
+    roots.stored::<flowcontrol::FlowSchema>();
+    roots.stored::<flowcontrol::PriorityLevelConfiguration>();
     roots.stored::<batch::CronJob>();
     roots.stored::<batch::Job>();
     roots.stored::<core::LimitRange>();
@@ -64,6 +69,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     roots.stored::<core::PersistentVolumeClaim>();
     roots.stored::<core::PodTemplate>();
     roots.stored::<core::ReplicationController>();
+    roots.stored::<core::ResourceQuota>();
     roots.stored::<networking::Ingress>();
     roots.stored::<networking::IngressClass>();
     roots.stored::<networking::NetworkPolicy>();
@@ -74,6 +80,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     roots.stored::<storage::StorageClass>();
     roots.stored::<storage::VolumeAttachment>();
     roots.stored::<certificates::CertificateSigningRequest>();
+    roots.stored::<policy::PodDisruptionBudget>();
     roots.stored::<rbac::ClusterRole>();
     roots.stored::<rbac::ClusterRoleBinding>();
     roots.stored::<rbac::Role>();

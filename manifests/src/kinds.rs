@@ -351,6 +351,22 @@ pub const CONTROLLER_REVISION: Kind = Kind {
     ..CORE
 };
 
+/// How many pods something has, by what is measured.
+pub const HORIZONTAL_POD_AUTOSCALER: Kind = Kind {
+    group: "autoscaling",
+    version: "v2",
+    kind: "HorizontalPodAutoscaler",
+    plural: "horizontalpodautoscalers",
+    singular: "horizontalpodautoscaler",
+    short_names: &["hpa"],
+    categories: &["all"],
+    subresources: &[status("HorizontalPodAutoscaler")],
+    ..CORE
+};
+
+/// The same for older clients.
+pub const HORIZONTAL_POD_AUTOSCALER_V1: Kind = Kind { version: "v1", ..HORIZONTAL_POD_AUTOSCALER };
+
 /// Jobs.
 pub const JOB: Kind = Kind {
     group: "batch",
@@ -391,6 +407,16 @@ pub const LIMIT_RANGE: Kind = Kind {
     plural: "limitranges",
     singular: "limitrange",
     short_names: &["limits"],
+    ..CORE
+};
+
+/// What a namespace may have in total.
+pub const RESOURCE_QUOTA: Kind = Kind {
+    kind: "ResourceQuota",
+    plural: "resourcequotas",
+    singular: "resourcequota",
+    short_names: &["quota"],
+    subresources: &[status("ResourceQuota")],
     ..CORE
 };
 
@@ -502,6 +528,18 @@ pub const NETWORK_POLICY: Kind = Kind {
     ..INGRESS
 };
 
+/// How many pods may be missing at a time by will.
+pub const POD_DISRUPTION_BUDGET: Kind = Kind {
+    group: "policy",
+    kind: "PodDisruptionBudget",
+    plural: "poddisruptionbudgets",
+    singular: "poddisruptionbudget",
+    short_names: &["pdb"],
+    has_generation: true,
+    subresources: &[status("PodDisruptionBudget")],
+    ..CORE
+};
+
 /// Ways to run pods.
 pub const RUNTIME_CLASS: Kind = Kind {
     group: "node.k8s.io",
@@ -510,6 +548,27 @@ pub const RUNTIME_CLASS: Kind = Kind {
     singular: "runtimeclass",
     namespaced: false,
     ..CORE
+};
+
+/// Whose requests go where when the API server has much to do.
+pub const FLOW_SCHEMA: Kind = Kind {
+    group: "flowcontrol.apiserver.k8s.io",
+    kind: "FlowSchema",
+    plural: "flowschemas",
+    singular: "flowschema",
+    namespaced: false,
+    has_generation: true,
+    subresources: &[status("FlowSchema")],
+    ..CORE
+};
+
+/// How much of the API server such requests get.
+pub const PRIORITY_LEVEL_CONFIGURATION: Kind = Kind {
+    kind: "PriorityLevelConfiguration",
+    plural: "prioritylevelconfigurations",
+    singular: "prioritylevelconfiguration",
+    subresources: &[status("PriorityLevelConfiguration")],
+    ..FLOW_SCHEMA
 };
 
 /// Every served kind; groups in discovery's order, kinds in alphabetical order of their URL names.
@@ -525,6 +584,7 @@ pub const KINDS: &[&Kind] = &[
     &POD,
     &POD_TEMPLATE,
     &REPLICATION_CONTROLLER,
+    &RESOURCE_QUOTA,
     &SECRET,
     &SERVICE_ACCOUNT,
     &SERVICE,
@@ -540,12 +600,15 @@ pub const KINDS: &[&Kind] = &[
     &SELF_SUBJECT_ACCESS_REVIEW,
     &SELF_SUBJECT_RULES_REVIEW,
     &SUBJECT_ACCESS_REVIEW,
+    &HORIZONTAL_POD_AUTOSCALER,
+    &HORIZONTAL_POD_AUTOSCALER_V1,
     &CRON_JOB,
     &JOB,
     &CERTIFICATE_SIGNING_REQUEST,
     &INGRESS_CLASS,
     &INGRESS,
     &NETWORK_POLICY,
+    &POD_DISRUPTION_BUDGET,
     &CLUSTER_ROLE_BINDING,
     &CLUSTER_ROLE,
     &ROLE_BINDING,
@@ -559,6 +622,8 @@ pub const KINDS: &[&Kind] = &[
     &LEASE,
     &PRIORITY_CLASS,
     &ENDPOINT_SLICE,
+    &FLOW_SCHEMA,
+    &PRIORITY_LEVEL_CONFIGURATION,
 ];
 
 impl Kind {
@@ -584,6 +649,11 @@ impl Kind {
     /// Whether objects of this kind are kept, so that they can be listed and watched.
     pub fn is_stored(&self) -> bool {
         self.verbs.contains(&"list")
+    }
+
+    /// Whether it is another look at objects of a kind that is served as well.
+    pub fn is_view(&self) -> bool {
+        *self == EVENTS_EVENT || *self == HORIZONTAL_POD_AUTOSCALER_V1
     }
 
     /// The subresource of this name.
@@ -630,7 +700,7 @@ pub fn by_name(name: &str) -> Option<&'static Kind> {
 /// The kinds of a category, such as `all`.
 pub fn by_category(category: &str) -> impl Iterator<Item = &'static Kind> {
     let category = category.to_owned();
-    KINDS.iter().copied().filter(move |row| row.categories.contains(&category.as_str()))
+    KINDS.iter().copied().filter(move |row| !row.is_view() && row.categories.contains(&category.as_str()))
 }
 
 #[cfg(test)]
@@ -668,6 +738,7 @@ mod tests {
                 "deployments",
                 "replicasets",
                 "statefulsets",
+                "horizontalpodautoscalers",
                 "cronjobs",
                 "jobs"
             ]
@@ -678,8 +749,9 @@ mod tests {
     fn rows_are_unique() {
         for (index, row) in KINDS.iter().enumerate() {
             for other in &KINDS[index + 1..] {
-                assert_ne!((row.group, row.plural), (other.group, other.plural));
-                assert_ne!((row.group, row.kind), (other.group, other.kind));
+                let version = (row.group, row.version);
+                assert_ne!((version, row.plural), ((other.group, other.version), other.plural));
+                assert_ne!((version, row.kind), ((other.group, other.version), other.kind));
             }
         }
     }

@@ -3,6 +3,7 @@
 //! A row names the kind, where its objects are cached, and its hooks. Two rows may share a cache: Events are stored once
 //! and served by two groups.
 
+mod autoscaler;
 mod certificate;
 mod config;
 mod endpoints;
@@ -73,7 +74,7 @@ impl Row {
 
     /// The kind as which objects are stored.
     pub(crate) fn stored_kind(&self) -> &'static kinds::Kind {
-        if self.view.is_some() { &kinds::EVENT } else { self.kind }
+        self.view.map_or(self.kind, |view| view.stored)
     }
 
     /// An encoded object as this row shows it.
@@ -158,6 +159,7 @@ pub(crate) struct Registry {
 impl Registry {
     /// The built-in kinds.
     pub(crate) fn built_in() -> Registry {
+        let autoscalers = Row::new(&kinds::HORIZONTAL_POD_AUTOSCALER, Typed::<autoscaler::Autoscaler>::HOOKS);
         let events = Row::new(&kinds::EVENT, Typed::<event::Event>::HOOKS);
         let rows = vec![
             events.viewed(&kinds::EVENTS_EVENT, Typed::<event::StrictEvent>::HOOKS, &view::EVENTS),
@@ -180,6 +182,7 @@ impl Registry {
             Row::new(&kinds::JOB, Typed::<plain::Job>::HOOKS),
             Row::new(&kinds::CRON_JOB, Typed::<plain::CronJob>::HOOKS),
             Row::new(&kinds::REPLICATION_CONTROLLER, Typed::<plain::ReplicationController>::HOOKS),
+            Row::new(&kinds::RESOURCE_QUOTA, Typed::<plain::ResourceQuota>::HOOKS),
             Row::new(&kinds::LIMIT_RANGE, Typed::<plain::LimitRange>::HOOKS),
             Row::new(&kinds::POD_TEMPLATE, Typed::<plain::PodTemplate>::HOOKS),
             Row::new(&kinds::PERSISTENT_VOLUME, Typed::<plain::PersistentVolume>::HOOKS),
@@ -193,6 +196,15 @@ impl Registry {
             Row::new(&kinds::INGRESS_CLASS, Typed::<plain::IngressClass>::HOOKS),
             Row::new(&kinds::NETWORK_POLICY, Typed::<plain::NetworkPolicy>::HOOKS),
             Row::new(&kinds::RUNTIME_CLASS, Typed::<plain::RuntimeClass>::HOOKS),
+            autoscalers.viewed(
+                &kinds::HORIZONTAL_POD_AUTOSCALER_V1,
+                Typed::<autoscaler::Autoscaler>::HOOKS,
+                &view::AUTOSCALERS,
+            ),
+            autoscalers,
+            Row::new(&kinds::FLOW_SCHEMA, Typed::<plain::FlowSchema>::HOOKS),
+            Row::new(&kinds::PRIORITY_LEVEL_CONFIGURATION, Typed::<plain::PriorityLevelConfiguration>::HOOKS),
+            Row::new(&kinds::POD_DISRUPTION_BUDGET, Typed::<plain::PodDisruptionBudget>::HOOKS),
             Row::new(&kinds::ROLE, Typed::<rbac::Role>::HOOKS),
             Row::new(&kinds::ROLE_BINDING, Typed::<rbac::RoleBinding>::HOOKS),
             Row::new(&kinds::CLUSTER_ROLE, Typed::<rbac::ClusterRole>::HOOKS),

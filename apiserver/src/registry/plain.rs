@@ -4,8 +4,8 @@
 use manifests::encode::same;
 use manifests::field::ErrorList;
 use manifests::k8s_openapi::api::{
-    apps::v1 as apps, batch::v1 as batch, core::v1 as core, networking::v1 as networking, node::v1 as node,
-    storage::v1 as storage,
+    apps::v1 as apps, batch::v1 as batch, core::v1 as core, flowcontrol::v1 as flowcontrol,
+    networking::v1 as networking, node::v1 as node, policy::v1 as policy, storage::v1 as storage,
 };
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use manifests::status::ApiError;
@@ -130,6 +130,8 @@ macro_rules! metadata_only {
     };
 }
 
+metadata_only!(flow_schema_status, flowcontrol::FlowSchema);
+metadata_only!(level_status, flowcontrol::PriorityLevelConfiguration);
 metadata_only!(daemon_set_status, apps::DaemonSet);
 metadata_only!(stateful_set_status, apps::StatefulSet);
 metadata_only!(replication_controller_status, core::ReplicationController);
@@ -188,6 +190,36 @@ with_status!(
     Ingress, networking::Ingress, nothing, validate::ingress, validate::ingress_update, ingress_status, true,
     starts_without_status!(networking::Ingress);
 );
+
+with_status!(
+    FlowSchema, flowcontrol::FlowSchema, default::flow_schema, validate::flow_schema, validate::flow_schema_update,
+    flow_schema_status, true, starts_without_status!(flowcontrol::FlowSchema);
+);
+with_status!(
+    PriorityLevelConfiguration, flowcontrol::PriorityLevelConfiguration, default::priority_level_configuration,
+    validate::priority_level_configuration, validate::priority_level_configuration_update, level_status, true,
+    starts_without_status!(flowcontrol::PriorityLevelConfiguration);
+);
+with_status!(
+    ResourceQuota, core::ResourceQuota, default::resource_quota, validate::resource_quota,
+    validate::resource_quota_update, validate::resource_quota_status_update, false,
+    starts_without_status!(core::ResourceQuota);
+);
+with_status! {
+    PodDisruptionBudget, policy::PodDisruptionBudget, nothing, validate::pod_disruption_budget,
+    validate::pod_disruption_budget_update, validate::pod_disruption_budget_status_update, true,
+
+    fn prepare_create(object: &mut policy::PodDisruptionBudget, _: &Env<'_>) -> Result<(), ApiError> {
+        object.status = Some(policy::PodDisruptionBudgetStatus {
+            disruptions_allowed: Some(0),
+            current_healthy: Some(0),
+            desired_healthy: Some(0),
+            expected_pods: Some(0),
+            ..Default::default()
+        });
+        Ok(())
+    }
+}
 
 without_status!(
     ControllerRevision,

@@ -1,24 +1,36 @@
-//! A second look at stored objects: `events.k8s.io` shows the events of the core group under other field names.
+//! A second look at stored objects: `events.k8s.io` shows the events of the core group under other field names, and
+//! `autoscaling/v1` shows autoscalers as they were before there was more to measure than the CPU.
 //!
 //! Follows `k8s.io/kubernetes/pkg/apis/events/v1/conversion.go`.
 
 use bytes::Bytes;
+use manifests::kinds::{self, Kind};
 use serde_json::{Map, Value};
 
-/// Fields that have another name in the view.
+use super::autoscaler;
+
+/// How objects are shown that are stored in another form.
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) api_version: &'static str,
-    pub(crate) stored_api_version: &'static str,
-    /// Name in the view, name in the store.
-    pub(crate) fields: &'static [(&'static str, &'static str)],
+    pub(crate) stored: &'static Kind,
+    form: Form,
+}
+
+/// What is different.
+#[derive(Debug)]
+enum Form {
+    /// Fields have other names: name in the view, name in the store.
+    Renamed(&'static [(&'static str, &'static str)]),
+    /// More than that. Selectable fields are the same.
+    Converted { to_stored: fn(&mut Map<String, Value>), show: fn(&mut Map<String, Value>) },
 }
 
 /// Events as `events.k8s.io/v1` shows them.
 pub(crate) static EVENTS: View = View {
     api_version: "events.k8s.io/v1",
-    stored_api_version: "v1",
-    fields: &[
+    stored: &kinds::EVENT,
+    form: Form::Renamed(&[
         ("regarding", "involvedObject"),
         ("note", "message"),
         ("deprecatedSource", "source"),
@@ -26,7 +38,14 @@ pub(crate) static EVENTS: View = View {
         ("deprecatedLastTimestamp", "lastTimestamp"),
         ("deprecatedCount", "count"),
         ("reportingController", "reportingComponent"),
-    ],
+    ]),
+};
+
+/// HorizontalPodAutoscalers as `autoscaling/v1` shows them.
+pub(crate) static AUTOSCALERS: View = View {
+    api_version: "autoscaling/v1",
+    stored: &kinds::HORIZONTAL_POD_AUTOSCALER,
+    form: Form::Converted { to_stored: autoscaler::to_stored, show: autoscaler::show },
 };
 
 impl View {
@@ -34,16 +53,11 @@ impl View {
     /// names, which the stored form does not know: decoding then tells of them.
     pub(crate) fn to_stored(&self, value: &mut Value) {
         if let Some(object) = value.as_object_mut() {
-            self.swap(object);
-            object.insert("apiVersion".to_owned(), self.stored_api_version.into());
-        }
-    }
-
-    fn swap(&self, object: &mut Map<String, Value>) {
-        for (shown, stored) in self.fields {
-            let (a, b) = (object.remove(*shown), object.remove(*stored));
-            a.map(|value| object.insert((*stored).to_owned(), value));
-            b.map(|value| object.insert((*shown).to_owned(), value));
+            match self.form {
+                Form::Renamed(fields) => swap(fields, object),
+                Form::Converted { to_stored, .. } => to_stored(object),
+            }
+            object.insert("apiVersion".to_owned(), self.stored.api_version().into());
         }
     }
 
@@ -51,17 +65,28 @@ impl View {
     pub(crate) fn show(&self, json: &[u8]) -> Bytes {
         // What is in the cache has been parsed before.
         let mut object: Map<String, Value> = serde_json::from_slice(json).unwrap_or_default();
-        self.swap(&mut object);
+        match self.form {
+            Form::Renamed(fields) => swap(fields, &mut object),
+            Form::Converted { show, .. } => show(&mut object),
+        }
         object.insert("apiVersion".to_owned(), self.api_version.into());
         Value::Object(object).to_string().into()
     }
 
     /// The stored name of a field in a selector.
     pub(crate) fn stored_label(&self, label: &str) -> String {
+        let Form::Renamed(fields) = self.form else { return label.to_owned() };
         let (first, rest) = label.split_once('.').map_or((label, None), |(first, rest)| (first, Some(rest)));
-        let stored =
-            self.fields.iter().find(|(shown, _)| *shown == first).map_or(first, |(_, stored)| stored);
+        let stored = fields.iter().find(|(shown, _)| *shown == first).map_or(first, |(_, stored)| stored);
         rest.map_or_else(|| stored.to_owned(), |rest| format!("{stored}.{rest}"))
+    }
+}
+
+fn swap(fields: &[(&str, &str)], object: &mut Map<String, Value>) {
+    for (shown, stored) in fields {
+        let (a, b) = (object.remove(*shown), object.remove(*stored));
+        a.map(|value| object.insert((*stored).to_owned(), value));
+        b.map(|value| object.insert((*shown).to_owned(), value));
     }
 }
 

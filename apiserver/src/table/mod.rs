@@ -6,6 +6,7 @@
 //! Rows are written one by one into a buffer, from the encoded object, so a table of many objects is never in memory
 //! as a structure: see [`TableWriter`].
 
+mod autoscaler;
 mod column;
 mod event;
 mod human;
@@ -94,6 +95,7 @@ fn printer(kind: &Kind) -> &'static Printer {
         ("apps", "StatefulSet") => &plain::STATEFUL_SET,
         ("apps", "ControllerRevision") => &plain::CONTROLLER_REVISION,
         ("", "ReplicationController") => &plain::REPLICATION_CONTROLLER,
+        ("", "ResourceQuota") => &plain::RESOURCE_QUOTA,
         ("", "LimitRange") => &plain::ROLE,
         ("", "PersistentVolume") => &plain::PERSISTENT_VOLUME,
         ("", "PersistentVolumeClaim") => &plain::PERSISTENT_VOLUME_CLAIM,
@@ -103,6 +105,12 @@ fn printer(kind: &Kind) -> &'static Printer {
         ("networking.k8s.io", "Ingress") => &plain::INGRESS,
         ("networking.k8s.io", "IngressClass") => &plain::INGRESS_CLASS,
         ("networking.k8s.io", "NetworkPolicy") => &plain::NETWORK_POLICY,
+        ("autoscaling", "HorizontalPodAutoscaler") => &autoscaler::HORIZONTAL_POD_AUTOSCALER,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &plain::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => {
+            &plain::PRIORITY_LEVEL_CONFIGURATION
+        }
+        ("policy", "PodDisruptionBudget") => &plain::POD_DISRUPTION_BUDGET,
         ("node.k8s.io", "RuntimeClass") => &plain::RUNTIME_CLASS,
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => &plain::ROLE,
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => &plain::ROLE_BINDING,

@@ -10,39 +10,43 @@ use super::human::{age, since};
 use super::{Printer, Row, print};
 
 /// A row from an object of any kind.
-fn row(object: &[u8], now: Timestamp, cells: fn(&Object) -> Vec<Value>) -> Result<Row, serde_json::Error> {
+pub(super) fn row(
+    object: &[u8],
+    now: Timestamp,
+    cells: fn(&Object) -> Vec<Value>,
+) -> Result<Row, serde_json::Error> {
     print::<Value>(object, |value| Row::from(cells(&Object { value, now })))
 }
 
-struct Object<'v> {
+pub(super) struct Object<'v> {
     value: &'v Value,
     now: Timestamp,
 }
 
 impl Object<'_> {
-    fn at(&self, path: &str) -> &Value {
+    pub(super) fn at(&self, path: &str) -> &Value {
         self.value.pointer(path).unwrap_or(&Value::Null)
     }
 
-    fn text(&self, path: &str) -> &str {
+    pub(super) fn text(&self, path: &str) -> &str {
         self.at(path).as_str().unwrap_or_default()
     }
 
     /// Text, or what stands for its absence.
-    fn text_or(&self, path: &str, nothing: &str) -> Value {
+    pub(super) fn text_or(&self, path: &str, nothing: &str) -> Value {
         let text = self.text(path);
         if text.is_empty() { nothing.into() } else { text.into() }
     }
 
-    fn number(&self, path: &str) -> i64 {
+    pub(super) fn number(&self, path: &str) -> i64 {
         self.at(path).as_i64().unwrap_or(0)
     }
 
-    fn name(&self) -> Value {
+    pub(super) fn name(&self) -> Value {
         self.text("/metadata/name").into()
     }
 
-    fn age(&self) -> Value {
+    pub(super) fn age(&self) -> Value {
         let created = self.text("/metadata/creationTimestamp").parse().ok();
         let created = created.map(manifests::time::time);
         age(&ObjectMeta { creation_timestamp: created, ..ObjectMeta::default() }, self.now)
@@ -52,7 +56,7 @@ impl Object<'_> {
         since(self.text(path).parse().ok(), self.now)
     }
 
-    fn list<'o>(&'o self, path: &str) -> impl Iterator<Item = &'o Value> + use<'o> {
+    pub(super) fn list<'o>(&'o self, path: &str) -> impl Iterator<Item = &'o Value> + use<'o> {
         self.at(path).as_array().into_iter().flatten()
     }
 
@@ -426,6 +430,101 @@ printer!(NETWORK_POLICY, [string("Pod-Selector", "The pods that are meant."), AG
 printer!(RUNTIME_CLASS, [string("Handler", "How pods of the class are run."), AGE], |class| {
     vec![class.name(), class.text("/handler").into(), class.age()]
 });
+
+printer!(
+    FLOW_SCHEMA,
+    [
+        string("PriorityLevel", "The priority level of its requests."),
+        integer("MatchingPrecedence", "Schemas with lower numbers are asked first."),
+        string("DistinguisherMethod", "What tells its flows apart."),
+        AGE,
+        string("MissingPL", "Whether there is no such priority level."),
+    ],
+    |schema| {
+        let dangling = schema.list("/status/conditions").find(|condition| condition["type"] == "Dangling");
+        let missing = dangling.and_then(|condition| condition["status"].as_str()).unwrap_or("?");
+        vec![
+            schema.name(),
+            schema.text_or("/spec/priorityLevelConfiguration/name", "<none>"),
+            schema.number("/spec/matchingPrecedence").into(),
+            schema.text_or("/spec/distinguisherMethod/type", "<none>"),
+            schema.age(),
+            missing.into(),
+        ]
+    }
+);
+
+printer!(
+    PRIORITY_LEVEL_CONFIGURATION,
+    [
+        string("Type", "Whether its requests are limited."),
+        string("NominalConcurrencyShares", "Its share of the seats."),
+        string("Queues", "How many queues it has."),
+        string("HandSize", "How many queues a flow is dealt."),
+        string("QueueLengthLimit", "How long a queue may be."),
+        AGE,
+    ],
+    |level| {
+        let number = |path: &str| match level.at(path) {
+            Value::Null => "<none>".into(),
+            number => number.to_string().into(),
+        };
+        let queuing = "/spec/limited/limitResponse/queuing";
+        vec![
+            level.name(),
+            level.text("/spec/type").into(),
+            number("/spec/limited/nominalConcurrencyShares"),
+            number(&format!("{queuing}/queues")),
+            number(&format!("{queuing}/handSize")),
+            number(&format!("{queuing}/queueLengthLimit")),
+            level.age(),
+        ]
+    }
+);
+
+printer!(
+    RESOURCE_QUOTA,
+    [
+        string("Request", "What is used and may be used, but for limits."),
+        string("Limit", "The same of limits."),
+        AGE,
+    ],
+    |quota| {
+        let hard = quota.at("/status/hard").as_object().into_iter().flatten();
+        let used = quota.at("/status/used");
+        let (mut requests, mut limits) = (Vec::new(), Vec::new());
+        for (name, most) in hard {
+            let have = used[name].as_str().unwrap_or("0");
+            let text = format!("{name}: {have}/{}", most.as_str().unwrap_or_default());
+            if name.starts_with("limits") { limits.push(text) } else { requests.push(text) }
+        }
+        vec![quota.name(), requests.join(", ").into(), limits.join(", ").into(), quota.age()]
+    }
+);
+
+printer!(
+    POD_DISRUPTION_BUDGET,
+    [
+        string("Min Available", "How many pods must stay."),
+        string("Max Unavailable", "How many pods may be missing."),
+        integer("Allowed Disruptions", "How many pods may be evicted now."),
+        AGE,
+    ],
+    |budget| {
+        let amount = |path: &str| match budget.at(path) {
+            Value::Null => "N/A".into(),
+            Value::String(percent) => percent.as_str().into(),
+            number => number.to_string().into(),
+        };
+        vec![
+            budget.name(),
+            amount("/spec/minAvailable"),
+            amount("/spec/maxUnavailable"),
+            budget.number("/status/disruptionsAllowed").into(),
+            budget.age(),
+        ]
+    }
+);
 
 printer!(ROLE, [CREATED], |role| vec![role.name(), role.text("/metadata/creationTimestamp").into()]);
 

@@ -487,3 +487,40 @@ fn include_object_parameters() {
     assert_eq!(IncludeObject::parse("Object"), Ok(IncludeObject::Object));
     assert_eq!(IncludeObject::parse("All"), Err("unrecognized includeObject value: \"All\"".to_string()));
 }
+
+#[test]
+fn quotas_and_autoscalers() {
+    check(
+        &kinds::RESOURCE_QUOTA,
+        json!({"metadata": {"name": "q"}, "status": {
+            "hard": {"limits.cpu": "2", "pods": "4", "requests.cpu": "1"}, "used": {"pods": "3", "limits.cpu": "1"},
+        }}),
+        json!(["q", "pods: 3/4, requests.cpu: 0/1", "limits.cpu: 1/2", "60m"]),
+    );
+    let metric =
+        |name: &str, target: Value| json!({"type": "Resource", "resource": {"name": name, "target": target}});
+    let metrics = [
+        metric("cpu", json!({"averageUtilization": 80})),
+        metric("memory", json!({"averageValue": "1Gi"})),
+        json!({"type": "Object", "object": {"target": {"value": "10"}}}),
+    ];
+    check(
+        &kinds::HORIZONTAL_POD_AUTOSCALER,
+        json!({
+            "metadata": {"name": "h"},
+            "spec": {"maxReplicas": 4, "scaleTargetRef": {"kind": "Deployment", "name": "web"}, "metrics": metrics},
+            "status": {"currentReplicas": 2, "currentMetrics": [
+                {"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 40}}},
+            ]},
+        }),
+        json!([
+            "h",
+            "Deployment/web",
+            "cpu: 40%/80%, memory: <unknown>/1Gi + 1 more...",
+            "<unset>",
+            4,
+            2,
+            "60m"
+        ]),
+    );
+}

@@ -52,6 +52,26 @@ fn samples() -> Vec<(&'static str, Value, Value)> {
             json!({"spec": {"template": always()}}),
             json!(["a", 1, 0, 0, "c", "i", "app=a"]),
         ),
+        (
+            "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers",
+            json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "web"}}}),
+            json!(["a", "Deployment/web", "cpu: <unknown>/80%", "1", 3, 0]),
+        ),
+        (
+            "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas",
+            json!({"spec": {"priorityLevelConfiguration": {"name": "p"}}}),
+            json!(["a", "p", 1000, "<none>", "?"]),
+        ),
+        (
+            "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations",
+            json!({"spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Reject"}}}}),
+            json!(["a", "Limited", "30", "<none>", "<none>", "<none>"]),
+        ),
+        (
+            "/apis/policy/v1/namespaces/default/poddisruptionbudgets",
+            json!({"spec": {"maxUnavailable": "20%"}}),
+            json!(["a", "N/A", "20%", 0]),
+        ),
         ("/api/v1/namespaces/default/podtemplates", json!({"template": always()}), json!(["a"])),
         (
             "/api/v1/persistentvolumes",
@@ -201,4 +221,46 @@ async fn a_namespace_limits_its_containers() {
     let message =
         cluster.post(pods, pod("b", json!({"limits": {"cpu": "2"}}))).await.refused(403, "Forbidden");
     assert_eq!(message, "pods \"b\" is forbidden: maximum cpu usage per Container is 1, but limit is 2");
+}
+
+#[tokio::test]
+async fn an_autoscaler_has_two_versions() {
+    let cluster = Cluster::start().await;
+    let v1 = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+    let v2 = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let old = json!({
+        "apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "web"},
+        "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "web"}, "targetCPUUtilizationPercentage": 50},
+    });
+    let made = cluster.post(v1, old).await.expect(201);
+    assert_eq!(
+        (&made["apiVersion"], &made["spec"]["targetCPUUtilizationPercentage"]),
+        (&json!("autoscaling/v1"), &json!(50))
+    );
+    let new = cluster.get(&format!("{v2}/web")).await.expect(200);
+    assert_eq!(new["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+    let memory = json!({"type": "Resource", "resource": {"name": "memory", "target": {"type": "AverageValue", "averageValue": "1Gi"}}});
+    let more = json!([{"op": "add", "path": "/spec/metrics/-", "value": memory}]);
+    cluster.patch(&format!("{v2}/web"), "json", more).await.expect(200);
+    // An old client that changes what it knows leaves the rest alone.
+    let patch = json!({"spec": {"maxReplicas": 5}});
+    let patched = cluster.patch(&format!("{v1}/web"), "merge", patch).await.expect(200);
+    assert_eq!(patched["spec"]["maxReplicas"], 5);
+    let read = cluster.get(&format!("{v1}/web")).await.expect(200);
+    cluster.put(&format!("{v1}/web"), read).await.expect(200);
+    let new = cluster.get(&format!("{v2}/web")).await.expect(200);
+    assert_eq!(
+        (&new["spec"]["maxReplicas"], new["spec"]["metrics"].as_array().map(Vec::len)),
+        (&json!(5), Some(2))
+    );
+    assert_eq!(new["metadata"]["annotations"], Value::Null);
+    let refused = cluster.patch(&format!("{v1}/web"), "merge", json!({"spec": {"minReplicas": 9}})).await;
+    let message = refused.refused(422, "Invalid");
+    assert!(
+        message
+            .contains("spec.maxReplicas: Invalid value: 5: must be greater than or equal to `minReplicas`"),
+        "{message}"
+    );
+    let group = cluster.get("/apis/autoscaling").await.expect(200);
+    assert_eq!(group["preferredVersion"]["version"], "v2");
 }

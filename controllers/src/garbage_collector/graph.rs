@@ -43,7 +43,7 @@ impl fmt::Debug for Key {
 
 /// The kinds that can own and be owned. Events come and go too often and belong to nobody, as upstream has it.
 pub(super) fn kinds() -> impl Iterator<Item = &'static Kind> {
-    KINDS.iter().copied().filter(|kind| kind.kind != "Event" && kind.is_stored())
+    KINDS.iter().copied().filter(|kind| kind.kind != "Event" && !kind.is_view() && kind.is_stored())
 }
 
 pub(super) fn resource(kind: &'static Kind) -> ApiResource {

@@ -55,7 +55,7 @@ pub(super) async fn observe(client: &Client, name: &str) -> Result<Option<Observ
 
 /// The kinds that live in namespaces; one name per kind where a kind is served under several.
 fn namespaced() -> impl Iterator<Item = &'static Kind> {
-    KINDS.iter().copied().filter(|kind| kind.namespaced && kind.group != "events.k8s.io" && kind.is_stored())
+    KINDS.iter().copied().filter(|kind| kind.namespaced && !kind.is_view() && kind.is_stored())
 }
 
 fn resource(kind: &'static Kind) -> ApiResource {

@@ -3,10 +3,13 @@
 //! Follows `pkg/apis/{core,apps,discovery}/v1/defaults.go`. What needs to know the cluster is not here but in the API
 //! server's admission: priority, service account, default tolerations, addresses of services.
 
+mod autoscaling;
 mod batch;
+mod flow_control;
 mod limit_range;
 mod network_policy;
 mod pod;
+mod resource_quota;
 mod service;
 mod sets;
 mod storage;
@@ -19,10 +22,13 @@ use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subje
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
+pub use autoscaling::horizontal_pod_autoscaler;
 pub use batch::{cron_job, job};
+pub use flow_control::{flow_schema, priority_level_configuration};
 pub use limit_range::limit_range;
 pub use network_policy::network_policy;
 pub use pod::{pod, pod_template};
+pub use resource_quota::resource_quota;
 pub use service::{endpoint_slice, endpoints, service};
 pub use sets::{daemon_set, replication_controller, stateful_set, stored_pod_template};
 pub use storage::{csi_driver, persistent_volume, persistent_volume_claim, storage_class};

@@ -7,11 +7,14 @@
 //! Follows `pkg/apis/*/validation` of Kubernetes. Left out on purpose: fields that only matter on Windows, annotations
 //! that were replaced by fields (AppArmor, seccomp), and the inside of volume sources that coracle does not mount.
 
+mod autoscaling;
 mod batch;
 mod certificate;
 mod config;
+mod disruption_budget;
 mod endpoints;
 mod event;
+mod flow_control;
 mod ingress;
 mod ip;
 mod lease;
@@ -24,6 +27,7 @@ mod priority_class;
 mod rbac;
 mod request;
 mod resource;
+mod resource_quota;
 mod service;
 mod sets;
 mod storage;
@@ -31,13 +35,22 @@ mod workload;
 
 use serde::Serialize;
 
+pub use autoscaling::{
+    horizontal_pod_autoscaler, horizontal_pod_autoscaler_status_update, horizontal_pod_autoscaler_update,
+};
 pub use batch::{cron_job, cron_job_update, job, job_status_update, job_update};
 pub use certificate::{certificate_signing_request, certificate_signing_request_update};
 pub use config::{
     config_map, config_map_update, secret, secret_update, service_account, service_account_update,
 };
+pub use disruption_budget::{
+    pod_disruption_budget, pod_disruption_budget_status_update, pod_disruption_budget_update,
+};
 pub use endpoints::{endpoint_slice, endpoint_slice_update, endpoints, endpoints_update};
 pub use event::{event, event_update};
+pub use flow_control::{
+    flow_schema, flow_schema_update, priority_level_configuration, priority_level_configuration_update,
+};
 pub use ingress::{
     ingress, ingress_class, ingress_class_update, ingress_update, network_policy, network_policy_update,
     runtime_class, runtime_class_update,
@@ -57,6 +70,7 @@ pub use rbac::{
     role_binding_update, role_update,
 };
 pub use request::{LogOptions, delete_options, dry_run, field_manager, field_validation, log_options};
+pub use resource_quota::{resource_quota, resource_quota_status_update, resource_quota_update};
 pub use service::{service, service_status_update, service_update};
 pub use sets::{
     controller_revision, controller_revision_update, daemon_set, daemon_set_update, replication_controller,
