@@ -8,6 +8,7 @@
 
 mod context;
 mod deployment;
+mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
@@ -75,6 +76,7 @@ async fn hold_the_helm(
         None => Context::new(client, &mut group),
     };
     deployment::start(&context, &mut group);
+    disruption::start(&context, &mut group);
     endpoint_slice::start(&context, &mut group);
     endpoints::start(&context, &mut group);
     garbage_collector::start(&context, &mut group);

@@ -20,7 +20,7 @@ use manifests::k8s_openapi::jiff::{SignedDuration, Timestamp};
 use manifests::status::{ApiError, success};
 use manifests::time::time;
 
-use super::{Call, ListReply, Reply};
+use super::{Call, ListReply, Reply, eviction};
 use crate::admission::{namespace_lifecycle, node_restriction};
 use crate::error::Error;
 use crate::registry::{Env, Row};
@@ -44,6 +44,8 @@ pub(crate) struct DeleteParams {
     pub(crate) orphan: Option<bool>,
     pub(crate) propagation: Option<String>,
     pub(crate) dry_run: bool,
+    /// It is an eviction, and the object is to say so.
+    pub(crate) evicting: bool,
 }
 
 impl DeleteParams {
@@ -79,6 +81,7 @@ impl DeleteParams {
             orphan: options.orphan_dependents,
             propagation: options.propagation_policy,
             dry_run: options.dry_run.is_some_and(|values| !values.is_empty()),
+            evicting: false,
         })
     }
 }
@@ -175,6 +178,9 @@ fn decide(
     let Some(old) = &current.object else { return Err(row.not_found(name).into()) };
     check_preconditions(row, name, old.meta(), current.revision, params.preconditions.as_ref())?;
     let mut object = old.boxed();
+    if params.evicting {
+        eviction::mark(&mut *object, env.now);
+    }
     // Negative periods mean the shortest one.
     let requested = params.grace.map(|grace| if grace < 0 { 1 } else { grace });
     let grace = match row.hooks.grace_period(&*object, requested) {

@@ -54,7 +54,17 @@ impl Env<'_> {
 
     /// All objects of a resource of the core group in a namespace, decoded.
     pub(crate) fn within<T: DeserializeOwned>(&self, resource: &str, namespace: &str) -> Vec<T> {
-        let Some(row) = self.registry.find("", "v1", resource) else { return Vec::new() };
+        self.namespaced("", resource, namespace)
+    }
+
+    /// All objects of a resource in a namespace, decoded.
+    pub(crate) fn namespaced<T: DeserializeOwned>(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+    ) -> Vec<T> {
+        let Some(row) = self.registry.find(group, "v1", resource) else { return Vec::new() };
         let objects = row.cache.all(&format!("{namespace}/"));
         objects.iter().filter_map(|object| serde_json::from_slice(object.json_bytes()).ok()).collect()
     }
