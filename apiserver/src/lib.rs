@@ -32,6 +32,7 @@ mod ownership;
 pub mod patch;
 pub mod pki;
 pub mod protobuf;
+mod quota;
 mod random;
 mod rbac;
 mod registry;

@@ -109,6 +109,7 @@ impl ApiServer {
         self.spawn(self.clone().expire_events());
         self.spawn(self.clone().compact_history());
         self.spawn(self.clone().aggregate_roles());
+        self.spawn(self.clone().recount_quotas());
         if let Some(pki) = self.config.signer.clone() {
             self.spawn(self.clone().sign_certificates(pki));
         }
@@ -383,7 +384,6 @@ impl ApiServer {
     }
 }
 
-/// The one object that a list or watch is restricted to by a field selector.
 /// The token in an `Authorization` header. Schemes have no case: older Python clients write `bearer`.
 fn bearer_token(header: &str) -> &str {
     match header.trim().split_once(' ') {
@@ -392,6 +392,7 @@ fn bearer_token(header: &str) -> &str {
     }
 }
 
+/// The one object that a list or watch is restricted to by a field selector.
 fn selected_name(path: &ResourcePath, params: &Params) -> Option<String> {
     if !path.name.is_empty() {
         return None;

@@ -14,6 +14,7 @@ use crate::admission::{self, namespace_lifecycle};
 use crate::error::Error;
 use crate::object::Object;
 use crate::ownership::{Account, Writer};
+use crate::quota;
 use crate::registry::{AnyObject, Claims, Env, Part, Row, namespace_phase};
 use crate::request::content;
 use crate::request::params::WriteParams;
@@ -143,6 +144,9 @@ pub(crate) fn decide(
     let own = row.hooks.claims(Some(&*object), None, env)?;
     claims.compare.extend(own.compare);
     claims.ops.extend(own.ops);
+    let counted = quota::claims(row, &*object, None, env).map_err(|why| row.forbidden(&name, &why))?;
+    claims.compare.extend(counted.compare);
+    claims.ops.extend(counted.ops);
     Ok(Decision::Put(object, claims))
 }
 

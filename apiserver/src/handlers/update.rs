@@ -10,6 +10,7 @@ use super::{Call, Reply};
 use crate::admission;
 use crate::error::Error;
 use crate::ownership::Account;
+use crate::quota;
 use crate::registry::{AnyObject, Env, Part, Row};
 use crate::request::content;
 use crate::request::params::{WriteParams, resource_version};
@@ -107,6 +108,13 @@ pub(crate) fn decide(
         let claims = row.hooks.claims(None, Some(&**old), env)?;
         return Ok(Decision::Delete(new, claims));
     }
-    let claims = row.hooks.claims(Some(&*new), Some(&**old), env)?;
+    let mut claims = row.hooks.claims(Some(&*new), Some(&**old), env)?;
+    // Of others a change never counts for more.
+    if part == Part::Main && ["services", "persistentvolumeclaims"].contains(&row.kind.plural) {
+        let counted =
+            quota::claims(row, &*new, Some(&**old), env).map_err(|why| row.forbidden(&name, &why))?;
+        claims.compare.extend(counted.compare);
+        claims.ops.extend(counted.ops);
+    }
     Ok(Decision::Put(new, claims))
 }
