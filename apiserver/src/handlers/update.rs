@@ -110,7 +110,9 @@ pub(crate) fn decide(
     }
     let mut claims = row.hooks.claims(Some(&*new), Some(&**old), env)?;
     // Of others a change never counts for more.
-    if part == Part::Main && ["services", "persistentvolumeclaims"].contains(&row.kind.plural) {
+    let may_grow = part == Part::Resize
+        || (part == Part::Main && ["services", "persistentvolumeclaims"].contains(&row.kind.plural));
+    if may_grow {
         let counted =
             quota::claims(row, &*new, Some(&**old), env).map_err(|why| row.forbidden(&name, &why))?;
         claims.compare.extend(counted.compare);
