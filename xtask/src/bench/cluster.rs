@@ -21,22 +21,49 @@ impl Cluster {
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("coracle-bench-").tempdir()?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut cluster = Self { process: None, directory, net: free_network()? };
+        let mut cluster = Self::prepare(directory)?;
+        cluster.spawn("up", &["--listen", &format!("127.0.0.1:{port}")])?;
+        Ok(cluster)
+    }
+
+    /// Starts `coracle agent` on a directory of manifests, with room for as many pods as there are; answers when.
+    pub(crate) fn start_directory(manifests: &[String]) -> anyhow::Result<(Self, Instant)> {
+        let directory = tempfile::Builder::new().prefix("coracle-bench-").tempdir()?;
+        let mut cluster = Self::prepare(directory)?;
+        let path = cluster.path("manifests");
+        std::fs::create_dir(&path)?;
+        for (index, manifest) in manifests.iter().enumerate() {
+            std::fs::write(path.join(format!("{index}.yaml")), manifest)?;
+        }
+        let (path, most) = (path.display().to_string(), manifests.len().to_string());
+        let range = format!("10.{}.0.0/22", cluster.net);
+        let begin = Instant::now();
+        cluster.spawn("agent", &["--manifests", &path, "--max-pods", &most, "--node-cidr", &range])?;
+        Ok((cluster, begin))
+    }
+
+    /// All but the process: the image is there.
+    fn prepare(directory: tempfile::TempDir) -> anyhow::Result<Self> {
+        let cluster = Self { process: None, directory, net: free_network()? };
         let rootfs = cluster.path("rootfs");
         check(Command::new("hack/busybox-rootfs").arg(&rootfs))?;
         check(cluster.command(&["image", "build-rootfs", "--name", IMAGE]).arg(&rootfs))?;
-        let net = cluster.net;
-        let mut command = cluster.command(&["up", "--node-name", "bench", "--log", "warn"]);
-        command.args(["--listen", &format!("127.0.0.1:{port}")]);
+        Ok(cluster)
+    }
+
+    fn spawn(&mut self, subcommand: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let net = self.net;
+        let mut command = self.command(&[subcommand, "--node-name", "bench", "--log", "warn"]);
+        command.args(arguments);
         command.args([
             "--pod-cidr",
             &format!("10.{net}.0.0/16"),
             "--service-cidr",
             &format!("10.{}.0.0/16", net + 1),
         ]);
-        command.stdout(Stdio::null()).stderr(std::fs::File::create(cluster.path("log"))?);
-        cluster.process = Some(command.spawn().context("starting coracle")?);
-        Ok(cluster)
+        command.stdout(Stdio::null()).stderr(std::fs::File::create(self.path("log"))?);
+        self.process = Some(command.spawn().context("starting coracle")?);
+        Ok(())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -102,7 +129,7 @@ impl Cluster {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    fn alive(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn alive(&mut self) -> anyhow::Result<()> {
         match self.process.as_mut().map(Child::try_wait) {
             Some(Ok(Some(status))) => bail!("coracle ended with {status}:\n{}", self.log()),
             _ => Ok(()),

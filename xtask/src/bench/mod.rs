@@ -95,6 +95,16 @@ async fn measure() -> anyhow::Result<()> {
     row("idle CPU with 30 pods, % of a core", idle, 8.75, "over 60 s");
     let gone = pods::delete_all(&cluster).await?;
     row("delete 30, grace 0, all processes gone, s", gone.as_secs_f64(), 2.49, "");
+    cluster.down()?;
+
+    let (cluster, took) = pods::of_directory(100).await?;
+    row("directory of 100 pods, all executing, s", took.as_secs_f64(), f64::NAN, "from process start");
+    cluster.down()?;
+    let (cluster, took) = pods::of_directory(300).await?;
+    row("directory of 300 pods, all executing, s", took.as_secs_f64(), f64::NAN, "from process start");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let full = memory::of_instance(&cluster)?;
+    row("memory with 300 pods, MiB (PSS)", full.pss, f64::NAN, &full.detail());
     cluster.down()
 }
 

@@ -136,3 +136,30 @@ pub(crate) async fn delete_all(cluster: &Cluster) -> anyhow::Result<Duration> {
     }
     Ok(begin.elapsed())
 }
+
+/// Starts an agent on a directory with so many pods; answers the time from its start until the last pod executes.
+pub(crate) async fn of_directory(count: u32) -> anyhow::Result<(Cluster, Duration)> {
+    const FIRST: u32 = 3_000_000;
+    let manifests: Vec<String> = (0..count)
+        .map(|index| anyhow::Ok(serde_json::to_string(&pod(&format!("file-{index}"), FIRST + index)?)?))
+        .collect::<Result<_, _>>()?;
+    let (mut cluster, begin) = Cluster::start_directory(&manifests)?;
+    let ours = |line: &str| {
+        let argument = line.strip_prefix("sleep\0").and_then(|rest| rest.trim_end_matches('\0').parse().ok());
+        argument.is_some_and(|seconds: u32| (FIRST..FIRST + count).contains(&seconds))
+    };
+    loop {
+        cluster.alive()?;
+        let processes = std::fs::read_dir("/proc")?.flatten();
+        let executing = processes
+            .filter(|entry| {
+                std::fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|line| ours(&line))
+            })
+            .count();
+        if executing >= count as usize {
+            return Ok((cluster, begin.elapsed()));
+        }
+        anyhow::ensure!(begin.elapsed() < Duration::from_secs(120), "{executing} of {count} pods execute");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
