@@ -1,11 +1,6 @@
 //! Carries a plan out, and waits until the caches show it.
-//!
-//! The wait is what makes stale caches harmless: a ReplicaSet is not looked at again before its last pass
-//! is visible, so pods are never made or deleted twice. No memory of the past is needed for it.
 
-use std::time::Duration;
-
-use client::{Backoff, Cache, Client, Error, ErrorChain, EventRecorder, ListParams, Object, ObjectKey};
+use client::{Client, Error, ErrorChain, EventRecorder, Object};
 use futures_util::future::join_all;
 use manifests::k8s_openapi::api::apps::v1::ReplicaSet;
 use manifests::k8s_openapi::api::core::v1::Pod;
@@ -13,14 +8,8 @@ use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::decide::Action;
 use super::status::Failure;
-use crate::ownership::{BY_CONTROLLER, Ref, adopt, controller_of, controller_reference, release};
-use crate::pod_state;
-
-/// A cache that does not show a write for so long is asked about at the API server.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Pauses while the API server does not answer.
-const AWAY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+use crate::ownership::{Ref, adopt, controller_reference, release};
+use crate::pod_sync::PodSync;
 
 /// What an attempt came to.
 #[derive(Debug)]
@@ -31,7 +20,7 @@ pub(super) struct Failed {
 
 pub(super) struct Hands<'a> {
     pub(super) client: &'a Client,
-    pub(super) pods: &'a Cache<Pod>,
+    pub(super) pods: PodSync<'a>,
     pub(super) events: &'a EventRecorder,
 }
 
@@ -63,7 +52,7 @@ impl Hands<'_> {
                 match result {
                     Ok(pod) => {
                         self.events.normal(owner, "SuccessfulCreate", format!("Created pod: {}", pod.name()));
-                        self.wait_for_creation(&pod).await;
+                        self.pods.wait_for_creation(&pod).await;
                     }
                     // Nothing can be made there, and what is there will go: no failure, and nothing to retry.
                     Err(error) if error.is_namespace_terminating() => return Ok(()),
@@ -74,7 +63,7 @@ impl Hands<'_> {
                 }
             }
             if unknown {
-                self.catch_up(owner).await;
+                self.pods.catch_up(owner).await;
             }
             if let Some(error) = failed {
                 return Err(self.report(owner, "FailedCreate", "Error creating: ", error));
@@ -101,7 +90,7 @@ impl Hands<'_> {
             match result {
                 Ok(Some(pod)) => {
                     self.events.normal(owner, "SuccessfulDelete", format!("Deleted pod: {}", pod.key.name));
-                    self.wait_for_deletion(pod).await;
+                    self.pods.wait_for_deletion(pod).await;
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -111,7 +100,7 @@ impl Hands<'_> {
             }
         }
         if unknown {
-            self.catch_up(owner).await;
+            self.pods.catch_up(owner).await;
         }
         failed.map_or(Ok(()), |error| Err(self.report(owner, "FailedDelete", "Error deleting: ", error)))
     }
@@ -120,63 +109,6 @@ impl Hands<'_> {
         let message = ErrorChain(&error).to_string();
         self.events.warning(owner, reason, format!("{what}{message}"));
         Failed { failure: Failure { reason, message }, error }
-    }
-
-    /// After an answer was lost: waits until the cache shows the pods as the API server has them. Otherwise the
-    /// next pass could make again, or delete others than, those whose fate nobody told us of.
-    async fn catch_up(&self, owner: &ReplicaSet) {
-        let api = self.client.namespaced::<Pod>(owner.namespace());
-        for attempt in 0.. {
-            let pods = match api.list_all(&ListParams::default()).await {
-                Ok(list) => list.items,
-                Err(error) => {
-                    tracing::debug!(replica_set = %owner.key(), error = %ErrorChain(&error), "pods not listed");
-                    tokio::time::sleep(AWAY.delay(attempt)).await;
-                    continue;
-                }
-            };
-            let is_own = |pod: &Pod| {
-                controller_of(&pod.metadata).is_some_and(|controller| controller.uid == owner.uid())
-            };
-            for pod in pods.iter().filter(|pod| is_own(pod)) {
-                if pod_state::is_deleting(pod) {
-                    self.wait_for_deletion(&Ref::to(pod)).await;
-                } else {
-                    self.wait_for_creation(pod).await;
-                }
-            }
-            for shown in self.pods.indexed(BY_CONTROLLER, owner.uid()) {
-                if !pods.iter().any(|pod| pod.uid() == shown.uid()) {
-                    self.wait_for_deletion(&Ref::to(&*shown)).await;
-                }
-            }
-            return;
-        }
-    }
-
-    async fn wait_for_creation(&self, pod: &Pod) {
-        let shown = |shown: Option<&Pod>| shown.is_some_and(|shown| shown.uid() == pod.uid());
-        self.wait(&pod.key(), shown, |newest| newest.uid() != pod.uid()).await;
-    }
-
-    async fn wait_for_deletion(&self, pod: &Ref) {
-        let going = |newest: &Pod| newest.uid() != pod.uid || newest.metadata.deletion_timestamp.is_some();
-        self.wait(&pod.key, |shown| shown.is_none_or(going), |_| false).await;
-    }
-
-    /// Waits until the cache shows what was done, or the API server says that it will not: the pod is gone,
-    /// or `over` says so.
-    async fn wait(&self, key: &ObjectKey, holds: impl Fn(Option<&Pod>) -> bool, over: impl Fn(&Pod) -> bool) {
-        loop {
-            if tokio::time::timeout(PATIENCE, self.pods.wait_until(key, &holds)).await.is_ok() {
-                return;
-            }
-            match self.client.namespaced::<Pod>(&key.namespace).get_opt(&key.name).await {
-                Ok(Some(newest)) if !over(&newest) => tracing::debug!(pod = %key, "the cache is behind"),
-                Ok(_) => return,
-                Err(error) => tracing::debug!(pod = %key, error = %ErrorChain(&error), "the cache is behind"),
-            }
-        }
     }
 }
 

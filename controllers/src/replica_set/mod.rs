@@ -19,6 +19,7 @@ use manifests::selector::Selector;
 
 use crate::context::Context;
 use crate::ownership::{by_controller, controller_key, controller_of};
+use crate::pod_sync::PodSync;
 use apply::Hands;
 
 /// ReplicaSets worked on at once.
@@ -75,7 +76,8 @@ impl Controller {
         };
         let owner = &observed.replica_set;
         let plan = decide::decide(&observed, Timestamp::now());
-        let hands = Hands { client: &self.client, pods: &self.pods, events: &self.events };
+        let pods = PodSync { client: &self.client, pods: &self.pods };
+        let hands = Hands { client: &self.client, pods, events: &self.events };
         let outcome = hands.apply(owner, &plan.actions).await;
 
         let failure = outcome.as_ref().err().map(|failed| &failed.failure);
