@@ -150,6 +150,14 @@ pub enum StartContainerError {
 }
 
 /// Words for a failed execve that people know from other runtimes, and that some clients look for.
+/// Why the kernel did not execute a file that exists: what is missing is its interpreter.
+pub(crate) fn execve_failure(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => "no such file or directory".to_owned(),
+        _ => exec_failure(error),
+    }
+}
+
 pub(crate) fn exec_failure(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOENT) => "executable file not found in $PATH".to_owned(),

@@ -243,6 +243,9 @@ impl Signal {
         (1..=64).contains(&number).then_some(Self(number))
     }
 
+    /// No signal: only asks whether there is somebody to send one to.
+    pub const NONE: Self = Self(0);
+
     /// Its number on this architecture.
     pub fn number(self) -> i32 {
         self.0

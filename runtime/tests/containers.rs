@@ -441,7 +441,7 @@ async fn links_in_the_image_lead_nowhere_outside() {
     let _ = fs::remove_dir(image.join("proc"));
     symlink("elsewhere", image.join("proc")).unwrap();
     let error = sandbox.start(bench.shell("c", "true")).await.unwrap_err();
-    assert_eq!(error.to_string(), "mounting proc on /proc");
+    assert_eq!(error.to_string(), "mounting proc on /proc: must be mounted on ordinary directory");
     sandbox.remove().await.unwrap();
     bench.finish();
 }

@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(
     name = "oci",
-    version,
-    propagate_version = true,
+    version = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0"),
+    disable_version_flag = true,
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -41,6 +41,10 @@ pub(crate) struct OciCli {
     /// Accepted as runc does
     #[arg(long, value_name = "PATH", hide = true)]
     pub(super) criu: Option<PathBuf>,
+
+    /// Print the version
+    #[arg(short = 'v', short_alias = 'V', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
 
     #[command(subcommand)]
     pub(super) command: Command,
@@ -93,7 +97,7 @@ pub(super) enum Command {
         id: String,
     },
     /// Run a process in a container
-    Exec(ExecArgs),
+    Exec(Box<ExecArgs>),
     /// Show the processes of a container
     Ps {
         #[arg(long, short, value_enum, default_value_t = Format::Table)]
@@ -170,8 +174,8 @@ pub(super) struct ContainerArgs {
     #[arg(long, value_name = "SOCKET")]
     pub(super) console_socket: Option<PathBuf>,
 
-    /// Accepted as runc does: processes of a pidfd-aware manager connect here (not used)
-    #[arg(long, value_name = "SOCKET", hide = true)]
+    /// Socket to send a pidfd of the container's first process to
+    #[arg(long, value_name = "SOCKET")]
     pub(super) pidfd_socket: Option<PathBuf>,
 
     /// File to write the process's number to
@@ -212,9 +216,13 @@ pub(super) struct ExecArgs {
     #[arg(long, value_name = "SOCKET")]
     pub(super) console_socket: Option<PathBuf>,
 
-    /// Accepted as runc does (not used)
-    #[arg(long, value_name = "SOCKET", hide = true)]
+    /// Socket to send a pidfd of the process to
+    #[arg(long, value_name = "SOCKET")]
     pub(super) pidfd_socket: Option<PathBuf>,
+
+    /// Join a cgroup below the container's
+    #[arg(long, value_name = "[CONTROLLER:]PATH")]
+    pub(super) cgroup: Vec<String>,
 
     /// Working directory
     #[arg(long, value_name = "DIR")]

@@ -33,20 +33,32 @@ impl Log {
     /// What went wrong without ending it.
     pub(super) fn warnings(&self, warnings: &[String]) {
         for warning in warnings {
-            if self.file.is_some() {
-                self.line("warning", warning);
-            } else if self.debug {
-                eprintln!("warning: {warning}");
-            }
+            self.line("warning", warning);
         }
     }
 
+    /// Whether everything is to be told.
+    pub(super) fn tells_all(&self) -> bool {
+        self.debug
+    }
+
+    /// What was done.
+    pub(super) fn debug(&self, lines: &[String]) {
+        for line in lines.iter().filter(|_| self.debug) {
+            self.line("debug", line);
+        }
+    }
+
+    /// A line for the log file, or for standard error where there is none.
     fn line(&self, level: &str, text: &str) {
-        let Some(mut file) = self.file.as_ref() else { return };
         let time = runtime::oci::now();
         let line = match self.format {
             LogFormat::Json => serde_json::json!({ "level": level, "msg": text, "time": time }).to_string(),
             LogFormat::Text => format!("time={time:?} level={level} msg={text:?}"),
+        };
+        let Some(mut file) = self.file.as_ref() else {
+            eprintln!("{line}");
+            return;
         };
         // There is nowhere to complain about the log.
         let _ = file.write_all(format!("{line}\n").as_bytes());

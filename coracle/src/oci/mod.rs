@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use runtime::Signal;
 use runtime::oci::{
@@ -34,6 +35,14 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 1 } else { 0 });
         }
     };
+    // A file of the caller's may be one that it has open for us.
+    let process = match &cli.command {
+        Command::Exec(args) => args.process.clone().map(|path| {
+            let text = std::fs::read(&path);
+            (path, text)
+        }),
+        _ => None,
+    };
     // Before anything is opened: what our caller has left open is not for containers, nor for us.
     match &cli.command {
         Command::Create(args) | Command::Run(args) => oci::close_leaked(args.preserve_fds + listen_fds()),
@@ -48,7 +57,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let failed = if matches!(cli.command, Command::Exec(_)) { EXEC_FAILED } else { 1 };
-    match run(cli, &log) {
+    match run(cli, process, &log) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             log.error(&error);
@@ -69,25 +78,36 @@ fn default_root() -> PathBuf {
     own.join("coracle/oci")
 }
 
-fn run(cli: OciCli, log: &Log) -> anyhow::Result<u8> {
+/// A process file and what was in it.
+type ProcessFile = (PathBuf, std::io::Result<Vec<u8>>);
+
+fn run(cli: OciCli, process: Option<ProcessFile>, log: &Log) -> anyhow::Result<u8> {
     if cli.systemd_cgroup {
         anyhow::bail!("--systemd-cgroup: coracle makes cgroups itself and does not ask systemd for them");
+    }
+    if let (Command::List { .. }, Some(root)) = (&cli.command, &cli.root) {
+        // The usual one is made when the first container is; one that was asked for ought to be there.
+        std::fs::read_dir(root).with_context(|| format!("reading {}", root.display()))?;
     }
     let engine = Engine::new(cli.root.unwrap_or_else(default_root));
     match cli.command {
         Command::Create(args) => {
-            let created = engine.create(&args.id, &options(&args, true))?;
+            let created = engine.create(&args.id, &options(&args, true, log))?;
+            log.debug(&created.trace);
             log.warnings(&created.warnings);
         }
         Command::Run(args) => return run_container(&engine, &args, log),
         Command::Start { id } => log.warnings(&engine.start(&id)?),
         Command::State { id } => show::state(&engine.state(&id)?)?,
         Command::Kill { all, id, signal } => {
-            let signal = signal.as_deref().unwrap_or("SIGTERM").parse::<Signal>();
-            engine.kill(&id, signal?, all)?;
+            let signal = match signal.as_deref().unwrap_or("SIGTERM") {
+                "0" => Signal::NONE,
+                signal => signal.parse()?,
+            };
+            engine.kill(&id, signal, all)?;
         }
         Command::Delete { force, id } => log.warnings(&engine.delete(&id, force)?),
-        Command::Exec(args) => return exec(&engine, &args, log),
+        Command::Exec(args) => return exec(&engine, &args, process, log),
         Command::Ps { format, id, arguments } => {
             show::processes(&engine.processes(&id)?, format, &arguments)?
         }
@@ -110,7 +130,7 @@ fn listen_fds() -> u32 {
     std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
-fn options(args: &ContainerArgs, detached: bool) -> CreateOptions {
+fn options(args: &ContainerArgs, detached: bool, log: &Log) -> CreateOptions {
     let passed = listen_fds();
     CreateOptions {
         bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
@@ -125,13 +145,16 @@ fn options(args: &ContainerArgs, detached: bool) -> CreateOptions {
         } else {
             Vec::new()
         },
+        pidfd_socket: args.pidfd_socket.clone(),
+        trace: log.tells_all(),
     }
 }
 
 /// `run`: create, start, stay, delete.
 fn run_container(engine: &Engine, args: &ContainerArgs, log: &Log) -> anyhow::Result<u8> {
     let attended = if args.detach { None } else { Some(oci::forward_signals()?) };
-    let created = engine.create(&args.id, &options(args, args.detach))?;
+    let created = engine.create(&args.id, &options(args, args.detach, log))?;
+    log.debug(&created.trace);
     log.warnings(&created.warnings);
     let started = engine.start(&args.id);
     match (started, attended) {
@@ -154,7 +177,14 @@ fn run_container(engine: &Engine, args: &ContainerArgs, log: &Log) -> anyhow::Re
     }
 }
 
-fn exec(engine: &Engine, args: &ExecArgs, log: &Log) -> anyhow::Result<u8> {
+fn exec(engine: &Engine, args: &ExecArgs, file: Option<ProcessFile>, log: &Log) -> anyhow::Result<u8> {
+    let file = match file {
+        Some((path, text)) => {
+            let text = text.with_context(|| format!("reading {}", path.display()))?;
+            Some((path, text))
+        }
+        None => None,
+    };
     let overrides = Overrides {
         args: args.command.clone(),
         env: args.env.clone(),
@@ -167,7 +197,9 @@ fn exec(engine: &Engine, args: &ExecArgs, log: &Log) -> anyhow::Result<u8> {
         apparmor: args.apparmor.clone(),
         process_label: args.process_label.clone(),
     };
-    let mut process: Process = oci::exec_process(engine, &args.id, args.process.as_deref(), &overrides)?;
+    let file = file.as_ref().map(|(path, text)| (path.as_path(), text.as_slice()));
+    let (mut process, warnings): (Process, _) = oci::exec_process(engine, &args.id, file, &overrides)?;
+    log.warnings(&warnings);
     if args.tty {
         process.set_terminal(Some(true));
     }
@@ -181,8 +213,12 @@ fn exec(engine: &Engine, args: &ExecArgs, log: &Log) -> anyhow::Result<u8> {
             preserved: args.preserve_fds + listen_fds(),
             detached: args.detach,
             ignore_paused: args.ignore_paused,
+            cgroups: args.cgroup.clone(),
+            pidfd_socket: args.pidfd_socket.clone(),
+            trace: log.tells_all(),
         },
     )?;
+    log.debug(&executed.trace);
     log.warnings(&executed.warnings);
     match attended {
         None => Ok(0),

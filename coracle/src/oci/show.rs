@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use runtime::oci::{self, Engine, Listed, StateView, Status};
+use runtime::oci::{self, Engine, Listed, OciError, StateView, Status};
 use serde::Serialize;
 
 use super::flags::Format;
@@ -65,18 +65,39 @@ pub(super) fn processes(pids: &[i32], format: Format, arguments: &[String]) -> a
     print(&std::iter::once(head).chain(ours).fold(String::new(), |all, line| all + line + "\n"))
 }
 
+/// One line of `events`.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    data: serde_json::Value,
+}
+
 pub(super) fn events(engine: &Engine, id: &str, once: bool, interval: &str) -> anyhow::Result<()> {
     let interval =
         duration(interval).with_context(|| format!("--interval {interval:?} is not a duration"))?;
+    let mut seen = false;
     loop {
-        if engine.state(id)?.status == Status::Stopped {
+        let state = match engine.state(id) {
+            // Removed while we looked at it.
+            Err(OciError::NotFound(_)) if seen => return Ok(()),
+            state => state?,
+        };
+        if state.status == Status::Stopped {
             if once {
                 bail!("container {id:?} is not running");
             }
             return Ok(());
         }
-        let event = serde_json::json!({ "type": "stats", "id": id, "data": oci::usage(engine, id)? });
-        print(&format!("{event}\n"))?;
+        seen = true;
+        let data = match oci::usage(engine, id) {
+            Err(OciError::NotFound(_)) if !once => return Ok(()),
+            data => data?,
+        };
+        // Readers of the stream look for the type first.
+        let event = Event { kind: "stats", id, data };
+        print(&format!("{}\n", serde_json::to_string(&event)?))?;
         if once {
             return Ok(());
         }

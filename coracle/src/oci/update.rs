@@ -45,7 +45,8 @@ pub(super) fn resources(args: &UpdateArgs) -> anyhow::Result<LinuxResources> {
     put("memory", "limit", bytes("memory", &args.memory)?.map(Value::from));
     put("memory", "reservation", bytes("memory-reservation", &args.memory_reservation)?.map(Value::from));
     put("memory", "swap", bytes("memory-swap", &args.memory_swap)?.map(Value::from));
-    put("pids", "limit", args.pids_limit.map(Value::from));
+    // The smallest limit there is. In a configuration 0 has long meant none, on a command line nobody means that.
+    put("pids", "limit", args.pids_limit.map(|limit| if limit == 0 { 1 } else { limit }).map(Value::from));
     put("blockIO", "weight", args.blkio_weight.map(Value::from));
     Ok(serde_json::from_value(value)?)
 }

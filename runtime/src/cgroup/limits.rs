@@ -208,13 +208,25 @@ fn rarer_cpu(cgroup: &Cgroup, limits: &LinuxCpu) -> Result<(), CgroupError> {
         ("cpu.rt_period_us", limits.realtime_period().map(|period| period.to_string())),
         ("cpu.rt_runtime_us", limits.realtime_runtime().map(|runtime| runtime.to_string())),
     ];
+    let files = files.into_iter().filter_map(|(file, value)| Some((file, value?)));
+    let mut refused = None;
     for (file, value) in files {
-        let Some(value) = value else { continue };
         let cpu: &CpuController = cgroup.controller_of().ok_or(missing("cpu", "a limit on CPU time"))?;
         let path = cpu.path().join(file);
-        fs::write(&path, value).map_err(|source| CgroupError::Io { what: "writing", path, source })?;
+        match fs::write(&path, &value) {
+            // Together they must fit; a period that the old runtime is too long for may be fine with the new one.
+            Err(_) if file == "cpu.rt_period_us" && limits.realtime_runtime().is_some() => {
+                refused = Some((path, value));
+            }
+            result => result.map_err(|source| CgroupError::Io { what: "writing", path, source })?,
+        }
     }
-    Ok(())
+    match refused {
+        Some((path, value)) => {
+            fs::write(&path, value).map_err(|source| CgroupError::Io { what: "writing", path, source })
+        }
+        None => Ok(()),
+    }
 }
 
 /// CPU shares (2 to 262144, 1024 is usual) as a weight (1 to 10000, 100 is usual), on the curve through these
@@ -275,7 +287,7 @@ fn unified(
 ) -> Result<(), CgroupError> {
     let invalid = |reason: String| CgroupError::Invalid { field: "unified", reason };
     let Some(root) = layout.unified.as_ref().filter(|_| layout.mode() == super::Mode::V2) else {
-        return Err(invalid("this machine's cgroups are of version 1".to_owned()));
+        return Err(invalid("invalid configuration: this machine's cgroups are of version 1".to_owned()));
     };
     for (name, value) in files {
         if name.contains('/') || name.starts_with("cgroup.") {
@@ -351,7 +363,9 @@ fn rules(wanted: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, CgroupError> {
     let mut rules = vec![everything(false)];
     for device in wanted {
         let access = device.access().as_deref().unwrap_or("rwm");
-        let access: Option<Vec<_>> = access.chars().map(DevicePermissions::from_char).collect();
+        // An `a` is seen in the wild and adds nothing.
+        let letters = access.chars().filter(|letter| *letter != 'a');
+        let access: Option<Vec<_>> = letters.map(DevicePermissions::from_char).collect();
         let Some(access) = access else {
             return Err(CgroupError::Invalid {
                 field: "devices",
@@ -452,5 +466,6 @@ mod tests {
         // `a` with less than everything is spelled out.
         assert_eq!(rules_for(&[rule(true, LinuxDeviceType::A, 7, "r")]).len(), 3 + DEVICES.len());
         assert!(rules(&[rule(true, LinuxDeviceType::C, 1, "x")]).is_err());
+        assert_eq!(rules_for(&[rule(true, LinuxDeviceType::C, 1, "rwa")])[1].access.len(), 2);
     }
 }

@@ -21,6 +21,7 @@ mod layout;
 mod limits;
 mod stats;
 mod tree;
+mod within;
 
 use std::io;
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub(crate) use stats::{oom_kills, stats};
 #[cfg(test)]
 pub(crate) use tree::View;
 pub(crate) use tree::{KEEPERS, Placement, Tree};
+pub(crate) use within::Choice;
 
 /// Working with cgroups.
 #[derive(Debug, thiserror::Error)]

@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Fault;
 use crate::plan::text::Text;
+use crate::spec::Signal;
 
 /// As much of a hook's words as is passed on.
 const MAX_WORDS: u64 = 4096;
@@ -108,7 +109,7 @@ impl Call<'_> {
         }
         let how = match (status.code(), status.signal()) {
             (Some(code), _) => format!("exit status {code}"),
-            (None, Some(signal)) => format!("killed by signal {signal}"),
+            (None, Some(signal)) => format!("killed by {}", told(signal)),
             (None, None) => "ended badly".to_owned(),
         };
         let mut words = Vec::new();
@@ -117,6 +118,19 @@ impl Call<'_> {
         let words = String::from_utf8_lossy(&words).trim().replace('\n', "; ");
         Err(Failure::Ended { how, words: if words.is_empty() { words } else { format!(": {words}") } })
     }
+}
+
+/// A signal by its name, and for those that a hook earns by itself what they mean.
+fn told(signal: i32) -> String {
+    let name = Signal::new(signal).map_or_else(|| signal.to_string(), |signal| signal.to_string());
+    let meaning = match signal {
+        libc::SIGSYS => " (bad system call)",
+        libc::SIGSEGV => " (segmentation fault)",
+        libc::SIGABRT => " (aborted)",
+        libc::SIGBUS => " (bus error)",
+        _ => "",
+    };
+    name + meaning
 }
 
 fn in_time(pidfd: &rustix::fd::OwnedFd, patience: Duration) -> io::Result<bool> {

@@ -14,6 +14,7 @@ mod mounts;
 mod path;
 mod rights;
 mod terminal;
+mod uncover;
 
 pub(crate) use mounts::open_bind;
 
@@ -45,6 +46,8 @@ pub(crate) const TERMINAL: u8 = b't';
 pub(crate) const MAP: u8 = b'm';
 /// Wants the runtime's hooks to be run, and then the container's state.
 pub(crate) const HOOKS: u8 = b'h';
+/// Comes with a detached mount whose ids are to be mapped, and waits until they are.
+pub(crate) const MAP_MOUNT: u8 = b'i';
 /// Comes with the listener of a seccomp filter.
 pub(crate) const LISTENER: u8 = b's';
 
@@ -55,29 +58,25 @@ pub(crate) const MAX_STATE: usize = 128 << 10;
 const CLONE_NEWTIME: i32 = 0x80;
 
 /// Longest packet.
-pub(crate) const PACKET: usize = 112;
+pub(crate) const PACKET: usize = 512;
 
 /// Why a step failed.
 #[derive(Debug)]
 struct Fault {
     errno: Errno,
-    /// What the kernel had to say about it, for mounts.
-    detail: [u8; PACKET - 7],
-    length: usize,
+    /// What the kernel had to say about it, for mounts, or a hook.
+    detail: Vec<u8>,
 }
 
 impl From<Errno> for Fault {
     fn from(errno: Errno) -> Self {
-        Self { errno, detail: [0; PACKET - 7], length: 0 }
+        Self { errno, detail: Vec::new() }
     }
 }
 
 impl Fault {
     fn with_detail(errno: Errno, text: &[u8]) -> Self {
-        let mut fault = Self::from(errno);
-        fault.length = text.len().min(fault.detail.len());
-        fault.detail[..fault.length].copy_from_slice(&text[..fault.length]);
-        fault
+        Self { errno, detail: text.to_vec() }
     }
 }
 
@@ -119,6 +118,8 @@ struct State<'a> {
     empty: Option<OwnedFd>,
     /// The mount of /dev/null that masks files, once there is one.
     null: Option<OwnedFd>,
+    /// The file of our clocks' offsets, once it is open.
+    clocks: Option<OwnedFd>,
     step: u16,
 }
 
@@ -144,6 +145,7 @@ pub(crate) fn run(prepared: Prepared<'_>) -> ! {
         root: None,
         empty: None,
         null: None,
+        clocks: None,
         step: 0,
     };
     state.follow(plan, &argv, &envp)
@@ -185,6 +187,7 @@ pub(crate) fn run_inherited(inherited: Inherited<'_>) -> ! {
         root: None,
         empty: None,
         null: None,
+        clocks: None,
         step: 0,
     };
     process::reset_signals();
@@ -248,7 +251,7 @@ impl State<'_> {
         rustix::process::umask(Mode::empty());
         for step in &plan.steps {
             if let Err(fault) = self.take(step) {
-                self.send(FAILED, fault.errno.raw_os_error(), &fault.detail[..fault.length]);
+                self.send(FAILED, fault.errno.raw_os_error(), &fault.detail);
                 process::exit_now(127);
             }
             self.step += 1;
@@ -281,11 +284,18 @@ impl State<'_> {
                 self.wait_for_parent()?;
             }
             Step::BecomeRoot => rights::become_root()?,
+            Step::OpenClocks => {
+                let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+                let clocks = rustix::fs::openat(CWD, c"/proc/self/timens_offsets", flags, Mode::empty())?;
+                self.clocks = Some(clocks);
+            }
             Step::NewTimeNamespace { offsets } => {
                 process::unshare(CLONE_NEWTIME)?;
                 let offsets = offsets.as_c_str().to_bytes();
-                if !offsets.is_empty() {
-                    write_file(c"/proc/self/timens_offsets", offsets)?;
+                match self.clocks.take() {
+                    _ if offsets.is_empty() => {}
+                    Some(clocks) => write_all(clocks.as_fd(), offsets)?,
+                    None => write_file(c"/proc/self/timens_offsets", offsets)?,
                 }
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC;
                 let own = rustix::fs::openat(CWD, c"/proc/self/ns/time_for_children", flags, Mode::empty())?;
@@ -302,14 +312,18 @@ impl State<'_> {
                 self.state = self.wait_for_parent()?;
             }
             Step::Hook { path, argv, env, timeout, .. } => {
+                if let Some(root) = &self.root {
+                    // Before the root is changed: a hook that wants to change the container finds it here.
+                    rustix::process::fchdir(root)?;
+                }
                 let hook = hook::Call { path, argv, env: env.as_deref(), timeout: *timeout };
                 hook.run(&self.state).map_err(|failure| failure.into_fault())?;
             }
             Step::FindProgram => self.find_program()?,
             Step::Personality { persona } => process::set_personality(*persona)?,
             Step::IoPriority { value } => process::set_io_priority(*value)?,
-            Step::Scheduler { policy, flags, nice, priority, runtime, deadline, period } => {
-                process::set_scheduler(&process::Scheduling {
+            Step::Scheduler { policy, flags, nice, priority, runtime, deadline, period, bound } => {
+                let set = process::set_scheduler(&process::Scheduling {
                     policy: *policy,
                     flags: *flags,
                     nice: *nice,
@@ -317,7 +331,12 @@ impl State<'_> {
                     runtime: *runtime,
                     deadline: *deadline,
                     period: *period,
-                })?;
+                });
+                if *bound && set == Err(Errno::PERM) {
+                    const WHY: &[u8] = b"process scheduler can't be used together with AllowedCPUs";
+                    return Err(Fault::with_detail(Errno::PERM, WHY));
+                }
+                set?;
             }
             Step::Affinity { cpus } => process::set_affinity(cpus)?,
             Step::MemoryPolicy { mode, nodes } => process::set_memory_policy(*mode, nodes)?,
@@ -340,7 +359,9 @@ impl State<'_> {
             Step::OomScoreAdj { value } => self.oom_score_adj(*value)?,
             Step::Sysctl { path, value } => write_file(path.as_c_str(), value.as_c_str().to_bytes())?,
             Step::OpenBind { .. }
+            | Step::Bind { .. }
             | Step::PrivateMounts
+            | Step::SlaveMounts
             | Step::Root { .. }
             | Step::Mount { .. }
             | Step::PlaceBind { .. }
@@ -354,6 +375,8 @@ impl State<'_> {
             | Step::MakeDirectory { .. }
             | Step::PivotRoot
             | Step::MoveRoot
+            | Step::ChangeRoot
+            | Step::EnterRoot { .. }
             | Step::RootPropagation { .. } => return self.mounts(step),
             Step::NullInput => self.null_input(),
             Step::Terminal { size, console } => self.terminal(*size, *console)?,
@@ -445,6 +468,8 @@ impl State<'_> {
     /// Tells our creator that we are ready, and lets somebody else take over: whoever connects next, says
     /// what state we are in, and hears what becomes of us.
     fn listen(&mut self) -> Result<(), Fault> {
+        // Whoever asks us to end now, means the container.
+        process::end_on_request();
         self.send(READY, 0, &[]);
         let listener = self.listener.take().ok_or(Errno::BADF)?;
         loop {
@@ -489,7 +514,10 @@ impl State<'_> {
                 Err(_) => continue,
             };
             let file = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
-            if file && rustix::fs::access(candidate.as_c_str(), rustix::fs::Access::EXEC_OK).is_ok() {
+            // With the capabilities that we have by now, which count for execve as well.
+            let access = rustix::fs::Access::EXEC_OK;
+            let effective = rustix::fs::AtFlags::EACCESS;
+            if file && rustix::fs::accessat(CWD, candidate.as_c_str(), access, effective).is_ok() {
                 return Ok(());
             }
             worst = Errno::ACCESS;
@@ -531,7 +559,11 @@ impl State<'_> {
 /// Writes all of a small text to a file of the kernel's, in one call as these want it.
 fn write_file(path: &CStr, text: &[u8]) -> Result<(), Errno> {
     let file = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let count = rustix::io::retry_on_intr(|| rustix::io::write(&file, text))?;
+    write_all(file.as_fd(), text)
+}
+
+fn write_all(file: BorrowedFd<'_>, text: &[u8]) -> Result<(), Errno> {
+    let count = rustix::io::retry_on_intr(|| rustix::io::write(file, text))?;
     if count == text.len() { Ok(()) } else { Err(Errno::IO) }
 }
 

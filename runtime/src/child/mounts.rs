@@ -15,7 +15,7 @@ use rustix::mount::{
 };
 
 use super::path::{self, Make};
-use super::{Fault, State, copy_up};
+use super::{Fault, State, copy_up, uncover};
 use crate::plan::RDONLY;
 use crate::plan::step::{Attributes, NodeKind, Root, Source, Step};
 use crate::plan::text::Text;
@@ -38,15 +38,27 @@ impl State<'_> {
                 let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
                 rustix::mount::mount_change(c"/", flags)?;
             }
+            Step::SlaveMounts => {
+                let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+                rustix::mount::mount_change(c"/", flags)?;
+            }
             Step::Root { root, place } => self.root = Some(mount_root(root, place.as_c_str())?),
-            Step::Mount { file_system, source, options, attributes, destination, copy_up } => {
-                let mount = new_mount(file_system, source, options, attributes)?;
+            Step::Mount { file_system, source, options, attributes, destination, copy_up, inherit_mode } => {
                 let root = self.root()?;
+                let covered = inherit_mode.then(|| path::open(root, destination.as_c_str(), OFlags::PATH));
+                let mode = match covered {
+                    Some(Ok(covered)) => Some(rustix::fs::fstat(&covered)?.st_mode & 0o7777),
+                    // What is made now has no permissions worth keeping.
+                    _ => None,
+                };
+                let mount = new_mount(file_system, source, options, mode, attributes)?;
                 let mut target = path::ensure(root, destination.as_c_str(), Make::Directory)?;
                 if matches!(file_system.as_c_str().to_bytes(), b"proc" | b"sysfs") {
                     // Later steps hide parts of it by name. An image in which /proc is a link to another
                     // place would have those parts in plain sight there.
-                    target = path::open_directly(root, destination.as_c_str())?;
+                    const WHY: &[u8] = b"must be mounted on ordinary directory";
+                    target = path::open_directly(root, destination.as_c_str())
+                        .map_err(|errno| Fault::with_detail(errno, WHY))?;
                 }
                 if *copy_up {
                     copy_up::copy(target.as_fd(), mount.as_fd(), attributes.set & RDONLY != 0)?;
@@ -56,11 +68,31 @@ impl State<'_> {
                     propagate(mount.as_fd(), attributes)?;
                 }
             }
-            Step::PlaceBind { opened, destination } => {
+            Step::Bind { source, within, recursive, attributes, destination, mapped } => {
+                let tree = match within {
+                    true => {
+                        let found = path::open(self.root()?, source.path.as_c_str(), OFlags::PATH)?;
+                        clone_tree(found.as_fd(), *recursive)?
+                    }
+                    false => open_source(source, *recursive)?,
+                };
+                if *mapped {
+                    self.send_with(super::MAP_MOUNT, 0, &[], Some(tree.as_fd()));
+                    self.wait_for_parent()?;
+                }
+                dress(tree.as_fd(), attributes)?;
+                let make = if path::is_directory(tree.as_fd())? { Make::Directory } else { Make::File };
+                let target = path::ensure(self.root()?, destination.as_c_str(), make)?;
+                attach(tree.as_fd(), target.as_fd())?;
+            }
+            Step::PlaceBind { opened, destination, fresh } => {
                 let mount = self.opened.get(*opened).ok_or(Errno::BADF)?;
                 let make = if path::is_directory(mount.as_fd())? { Make::Directory } else { Make::File };
                 let target = path::ensure(self.root()?, destination.as_c_str(), make)?;
                 attach(mount.as_fd(), target.as_fd())?;
+                if *fresh {
+                    renew(mount.as_fd(), target.as_fd())?;
+                }
             }
             Step::PlaceShm { destination, attributes } => {
                 let mount = self.shm.as_ref().ok_or(Errno::BADF)?;
@@ -102,6 +134,16 @@ impl State<'_> {
             }
             Step::PivotRoot => self.pivot()?,
             Step::MoveRoot => self.move_root()?,
+            Step::ChangeRoot => {
+                rustix::process::fchdir(self.root()?)?;
+                rustix::process::chroot(c".")?;
+                self.let_go();
+            }
+            Step::EnterRoot { opened } => {
+                rustix::process::fchdir(self.opened.get(*opened).ok_or(Errno::BADF)?)?;
+                rustix::process::chroot(c".")?;
+                self.let_go();
+            }
             Step::RootPropagation { flags } => {
                 let recursive = flags & libc::MS_REC != 0;
                 let change = Change { propagation: flags & !libc::MS_REC, ..Change::default() };
@@ -202,6 +244,7 @@ impl State<'_> {
     /// The same for a host whose own root cannot be pivoted, because it is the kernel's first one. The old root
     /// stays mounted below ours, out of reach for whoever cannot change mounts.
     fn move_root(&mut self) -> Result<(), Errno> {
+        uncover::hide_kernel_mounts(self.root()?)?;
         rustix::process::fchdir(self.root()?)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         rustix::mount::move_mount(self.root()?, c"", CWD, c"/", flags)?;
@@ -224,6 +267,19 @@ impl State<'_> {
 pub(super) fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, c"", place, c"", flags)
+}
+
+/// Puts a copy of a mount in its place, which is listed after all that was mounted before. (A copy cannot be made
+/// before the mount is attached in our namespace.)
+fn renew(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
+    let copy = match clone_tree(mount, true) {
+        // One that is not to be copied stays.
+        Err(Errno::INVAL) => return Ok(()),
+        copy => copy?,
+    };
+    let mut name = [0; 32];
+    rustix::mount::unmount(descriptor_name(mount, &mut name)?, UnmountFlags::DETACH)?;
+    attach(copy.as_fd(), place)
 }
 
 /// A detached copy of the mount at (or, for bind mounts, of the tree below) a descriptor.
@@ -299,6 +355,7 @@ fn new_mount(
     file_system: &Text,
     source: &Text,
     options: &[(Text, Option<Text>)],
+    mode: Option<u32>,
     attributes: &Attributes,
 ) -> Result<OwnedFd, Fault> {
     let fs = rustix::mount::fsopen(file_system.as_c_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -309,6 +366,13 @@ fn new_mount(
                 Some(value) => rustix::mount::fsconfig_set_string(&fs, key.as_c_str(), value.as_c_str())?,
                 None => rustix::mount::fsconfig_set_flag(&fs, key.as_c_str())?,
             }
+        }
+        if let Some(mode) = mode {
+            // Four octal digits and the end.
+            let digits = [9, 6, 3, 0].map(|shift| b'0' + u8::try_from(mode >> shift & 7).unwrap_or(0));
+            let text = [digits[0], digits[1], digits[2], digits[3], 0];
+            let text = CStr::from_bytes_with_nul(&text).map_err(|_| Errno::INVAL)?;
+            rustix::mount::fsconfig_set_string(&fs, c"mode", text)?;
         }
         rustix::mount::fsconfig_create(&fs)
     })();
@@ -343,12 +407,14 @@ fn explained(fs: &OwnedFd, errno: Errno) -> Fault {
 /// Mounts the root file system on `place`, which the mount only needs to be somewhere.
 fn mount_root(root: &Root, place: &CStr) -> Result<OwnedFd, Fault> {
     let mount = match root {
-        Root::Directory { path } => {
+        Root::Directory { path, slave } => {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE
                 | OpenTreeFlags::OPEN_TREE_CLOEXEC
                 | OpenTreeFlags::AT_RECURSIVE;
             let tree = rustix::mount::open_tree(CWD, path.as_c_str(), flags)?;
-            set_attributes(&tree, Change { propagation: libc::MS_PRIVATE, ..Change::default() }, true)?;
+            if !slave {
+                set_attributes(&tree, Change { propagation: libc::MS_PRIVATE, ..Change::default() }, true)?;
+            }
             tree
         }
         Root::Overlay { lower, upper, work, separately: true } => overlay(lower, upper, work)?,

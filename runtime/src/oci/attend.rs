@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, OutputModes, Termios};
 
 use crate::sys::process;
 
@@ -48,6 +48,8 @@ impl Raw {
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
+            // The container's terminal leaves ends of lines to ours.
+            raw.output_modes |= before.output_modes & OutputModes::OPOST;
             let _ = rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw);
         }
         Self { before }

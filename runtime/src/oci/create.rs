@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime};
 use oci_spec::runtime::{ContainerState, Hooks, LinuxNamespaceType, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::termios::{OptionalActions, OutputModes};
 
 use super::launch::{Arrived, Join, Launch, Parent, Words, follow, go, launch, words_of};
-use super::record::{Directory, Record, parse_config};
+use super::record::{Directory, Parsed, Record, parse_config};
 use super::{Engine, OciError, hooks, sockets};
 use crate::cgroup::{CgroupError, Tree};
 use crate::child::open_bind;
@@ -55,6 +56,10 @@ pub struct CreateOptions {
     pub detached: bool,
     /// Variables that the program gets in addition.
     pub extra_env: Vec<String>,
+    /// Who is to get a handle on the process.
+    pub pidfd_socket: Option<PathBuf>,
+    /// Tell all that the new process does.
+    pub trace: bool,
 }
 
 /// A created container.
@@ -68,6 +73,8 @@ pub struct Created {
     pub terminal: Option<OwnedFd>,
     /// What went wrong without consequence.
     pub warnings: Vec<String>,
+    /// What the process did, if that was asked for.
+    pub trace: Vec<String>,
 }
 
 /// Undoes what was done when something fails.
@@ -76,6 +83,8 @@ struct Undo<'a> {
     directory: &'a Directory,
     cgroup: Option<PathBuf>,
     pidfd: Option<OwnedFd>,
+    /// Of a process that mounts where it must not be forgotten.
+    record: Option<Record>,
 }
 
 impl Undo<'_> {
@@ -89,6 +98,9 @@ impl Undo<'_> {
             let _ = self.tree.remove("", Some(cgroup));
             self.tree.remove_if_empty(DEFAULT_CGROUP);
         }
+        if let Some(record) = self.record.take() {
+            record.unmount();
+        }
         let _ = self.directory.remove();
     }
 }
@@ -98,7 +110,7 @@ impl Engine {
     pub fn create(&self, id: &str, options: &CreateOptions) -> Result<Created, OciError> {
         let bundle = fs::canonicalize(&options.bundle)
             .map_err(OciError::io(format!("looking for bundle {}", options.bundle.display())))?;
-        let (mut spec, config) = parse_config(&bundle.join("config.json"))?;
+        let Parsed { mut spec, config, warnings } = parse_config(&bundle.join("config.json"))?;
         let rootfs = checked(&spec, &bundle, options)?;
         if let Some(process) = spec.process_mut() {
             process.env_mut().get_or_insert_default().extend(options.extra_env.iter().cloned());
@@ -114,7 +126,7 @@ impl Engine {
         };
         let tree = self.tree()?;
         let directory = Directory::create(self, id)?;
-        let mut undo = Undo { tree: &tree, directory: &directory, cgroup: None, pidfd: None };
+        let mut undo = Undo { tree: &tree, directory: &directory, cgroup: None, pidfd: None, record: None };
         let birth = Birth {
             engine: self,
             id,
@@ -126,14 +138,17 @@ impl Engine {
             directory: &directory,
         };
         match birth.run(&config, console, &mut undo) {
-            Ok(created) => Ok(created),
+            Ok(mut created) => {
+                created.warnings.splice(0..0, warnings);
+                Ok(created)
+            }
             Err(error) => {
                 let was_made = undo.pidfd.is_some();
                 undo.undo();
                 if was_made {
                     // The lifecycle goes on at its end: what earlier hooks have set up is taken down.
                     let stop = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_deref());
-                    let record = birth.record(0, 0, &no_plan());
+                    let record = birth.record(0, 0, &no_plan(), false);
                     hooks::run_all("poststop", stop, &hooks::state_text(&record, ContainerState::Stopped, 0));
                 }
                 Err(error)
@@ -240,7 +255,8 @@ impl Birth<'_> {
         let name = cgroup.to_str().unwrap_or_default();
         let left = self.tree.processes("", Some(name)).len();
         if left > 0 {
-            let reason = format!("the cgroup {} is not empty: {left} processes", cgroup.display());
+            let reason =
+                format!("container's cgroup is not empty: {left} process(es) in {}", cgroup.display());
             return Err(OciError::Invalid { field: "linux.cgroupsPath".to_owned(), reason });
         }
         undo.cgroup = Some(cgroup.clone());
@@ -271,7 +287,8 @@ impl Birth<'_> {
             listen: true,
             ..machine(&placement, &self.rootfs)
         };
-        let Bundle { plan, open, idmaps, join, ids } = plan::bundle(self.spec, around)?;
+        let planned = plan::bundle(self.spec, around)?;
+        let Bundle { plan, open, idmaps, join, ids, maps_late, shares_mounts, mut warnings } = planned;
         let opened = opened(&open, &idmaps, ids.as_ref())?;
         let joins = join.iter().map(joined).collect::<Result<Vec<_>, _>>()?;
         self.directory.write_config(config)?;
@@ -291,30 +308,35 @@ impl Birth<'_> {
             Some(launched.pidfd.try_clone().map_err(OciError::io("keeping the process's descriptor"))?);
         let pid = launched.pid.as_raw_pid();
         let started = super::lifecycle::start_time(pid).unwrap_or(0);
-        let record = self.record(pid, started, &launched.plan);
+        let record = self.record(pid, started, &launched.plan, shares_mounts);
         self.directory.write(&record)?;
+        undo.record = shares_mounts.then(|| record.clone());
         let mut helper = Helper {
             record: &record,
             hooks: self.spec.hooks().as_ref(),
             ids: ids.as_ref(),
+            maps_late: &maps_late,
             console,
             terminal: None,
             seccomp: None,
         };
-        let mut warnings = Vec::new();
         let words = Words { step: &|number| words_of(&launched.plan, number), program: &record.program };
         let arrived = follow(&launched.report, &words, &mut helper, &mut warnings)?;
         debug_assert_eq!(arrived, Arrived::Waiting);
         let terminal = helper.terminal;
+        if let Some(path) = &self.options.pidfd_socket {
+            sockets::send_process(path, "standard", launched.pidfd.as_fd())?;
+        }
         if let Some(path) = &self.options.pid_file {
             write_pid(path, pid)?;
         }
         undo.pidfd = None;
         undo.cgroup = None;
-        Ok(Created { pid: launched.pid, pidfd: launched.pidfd, terminal, warnings })
+        let trace = if self.options.trace { traced(&launched.plan) } else { Vec::new() };
+        Ok(Created { pid: launched.pid, pidfd: launched.pidfd, terminal, warnings, trace })
     }
 
-    fn record(&self, pid: i32, start_time: u64, plan: &Plan) -> Record {
+    fn record(&self, pid: i32, start_time: u64, plan: &Plan, shares_mounts: bool) -> Record {
         let late_from = plan.steps.iter().position(|step| matches!(step, Step::Listen)).unwrap_or(0);
         let spec_version = self.spec.version();
         let _ = self.engine;
@@ -333,8 +355,21 @@ impl Birth<'_> {
             late: plan.steps.iter().skip(late_from).map(ToString::to_string).collect(),
             program: plan.program.name.clone(),
             no_pivot: self.options.no_pivot,
+            shares_mounts,
         }
     }
+}
+
+/// What a plan makes a process do, as lines.
+pub(super) fn traced(plan: &Plan) -> Vec<String> {
+    let words = |step: &Step| {
+        let flags = match step {
+            Step::Seccomp { flags, .. } => Some(format!("seccomp filter flags: {flags}")),
+            _ => None,
+        };
+        std::iter::once(step.to_string()).chain(flags)
+    };
+    plan.steps.iter().flat_map(words).collect()
 }
 
 pub(super) fn is_root() -> bool {
@@ -366,7 +401,7 @@ pub(super) fn machine<'a>(cgroups: &'a crate::cgroup::Placement, rootfs: &'a Pat
 
 /// The home directory for an environment that does not name one.
 pub(super) fn home(env: &[String], uid: u32, rootfs: &Path) -> Option<String> {
-    if env.iter().any(|variable| variable.starts_with("HOME=")) {
+    if plan::names_home(env) {
         return None;
     }
     let home = crate::user::home(&Rootfs::Directory(rootfs.to_owned()), uid);
@@ -388,20 +423,24 @@ fn opened(
         let Step::OpenBind { source, recursive, attributes } = step else { continue };
         let namespace = match idmap {
             None => None,
-            Some(map) => {
-                let lines =
-                    if map.uids.is_empty() { own } else { Some(&(map.uids.clone(), map.gids.clone())) };
-                let Some((uids, gids)) = lines else {
-                    let reason = "idmap without mappings needs a user namespace".to_owned();
-                    return Err(OciError::Invalid { field: "mounts".to_owned(), reason });
-                };
-                Some((user_namespace(uids, gids)?, map.recursive))
-            }
+            Some(map) => Some((mapping(map, own)?, map.recursive)),
         };
         let user = namespace.as_ref().map(|(file, recursive)| (file.as_fd(), *recursive));
         opened.push(open_bind(source, *recursive, attributes, user).map_err(failed(step))?);
     }
     Ok(opened)
+}
+
+/// A user namespace that maps as a mount asks for, or as the container's own (`own`) does.
+fn mapping(map: &IdMap, own: Option<&(String, String)>) -> Result<OwnedFd, OciError> {
+    if !map.uids.is_empty() {
+        return user_namespace(&map.uids, &map.gids);
+    }
+    let Some((uids, gids)) = own else {
+        let reason = "idmap without mappings needs a user namespace".to_owned();
+        return Err(OciError::Invalid { field: "mounts".to_owned(), reason });
+    };
+    user_namespace(uids, gids)
 }
 
 /// A user namespace with this mapping, which nobody is in.
@@ -456,6 +495,8 @@ pub(super) struct Helper<'a> {
     pub(super) record: &'a Record,
     pub(super) hooks: Option<&'a Hooks>,
     pub(super) ids: Option<&'a (String, String)>,
+    /// Mappings that are asked for one after the other.
+    pub(super) maps_late: &'a [IdMap],
     pub(super) console: Option<OwnedFd>,
     pub(super) terminal: Option<OwnedFd>,
     /// The specification's seccomp section, for its listener.
@@ -485,6 +526,17 @@ impl Parent for Helper<'_> {
         write("gid_map", gids)
     }
 
+    fn map_mount(&mut self, mount: &OwnedFd) -> Result<(), OciError> {
+        let failed = OciError::io("mapping the ids of a mount");
+        let Some((map, rest)) = self.maps_late.split_first() else {
+            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        };
+        self.maps_late = rest;
+        let namespace = mapping(map, self.ids)?;
+        crate::sys::mount::map_ids(mount, namespace.as_fd(), map.recursive)
+            .map_err(|errno| failed(errno.into()))
+    }
+
     fn hooks(&mut self) -> Result<Vec<u8>, OciError> {
         let state = hooks::state_text(self.record, ContainerState::Creating, self.record.pid);
         if let Some(all) = self.hooks {
@@ -499,6 +551,12 @@ impl Parent for Helper<'_> {
             Some(socket) => sockets::send(&socket, b"/dev/ptmx", terminal.as_fd())
                 .map_err(OciError::io("sending the terminal to the console socket")),
             None => {
+                // What the program writes is passed on as it is: without the carriage returns that a terminal
+                // adds by default.
+                if let Ok(mut modes) = rustix::termios::tcgetattr(&terminal) {
+                    modes.output_modes.remove(OutputModes::ONLCR);
+                    let _ = rustix::termios::tcsetattr(&terminal, OptionalActions::Now, &modes);
+                }
                 self.terminal = Some(terminal);
                 Ok(())
             }
@@ -523,7 +581,7 @@ impl Parent for Helper<'_> {
         let message = serde_json::to_vec(&message).unwrap_or_default();
         sockets::connect(path)
             .and_then(|socket| sockets::send(&socket, &message, listener.as_fd()))
-            .map_err(OciError::io(format!("sending the seccomp listener to {}", path.display())))
+            .map_err(OciError::io(format!("failed to connect with seccomp agent at {}", path.display())))
     }
 }
 
@@ -553,6 +611,7 @@ pub(super) fn open_gate(
         record,
         hooks: None,
         ids: None,
+        maps_late: &[],
         console: None,
         terminal: None,
         seccomp: linux.and_then(|linux| linux.seccomp().as_ref()),

@@ -59,15 +59,28 @@ pub enum OciError {
         #[source]
         source: io::Error,
     },
+    /// A step in the new process failed, and said why in words.
+    #[error("{0}")]
+    Told(String),
     /// A hook failed.
-    #[error("running {kind} hook {path}: {reason}")]
+    #[error("error running {kind} hook #{number}: {path}: {reason}")]
     Hook {
-        /// Which hook.
+        /// Which kind of hook.
         kind: &'static str,
+        /// Which of them, from 0.
+        number: usize,
         /// The program.
         path: PathBuf,
         /// How it ended.
         reason: String,
+    },
+    /// The kernel did not execute a program that is there.
+    #[error("exec {program}: {}", crate::error::execve_failure(error))]
+    Execve {
+        /// The program as asked for.
+        program: String,
+        /// Why. Told by the message, and so not its source.
+        error: io::Error,
     },
     /// The program was not found in the container, or could not be executed there.
     #[error("exec: {program:?}: {}", crate::error::exec_failure(error))]

@@ -1,17 +1,19 @@
 //! A further process in a running container.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespaceType as Kind, Process};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::Pid;
 
-use super::create::{Console, Helper, home, machine, write_pid};
+use super::create::{Console, Helper, home, machine, traced, write_pid};
 use super::launch::{Join, Launch, Words, follow, launch, words_of};
 use super::lifecycle::{Status, pidfd};
 use super::{Engine, OciError, record, sockets};
+use crate::cgroup::Choice;
 use crate::plan::{self, Surroundings};
 
 /// How a process is run in a container.
@@ -27,6 +29,12 @@ pub struct ExecOptions {
     pub detached: bool,
     /// Also in a paused container, where it will wait.
     pub ignore_paused: bool,
+    /// Cgroups below the container's: `path`, or `controller[,controller]:path`.
+    pub cgroups: Vec<String>,
+    /// Who is to get a handle on the process.
+    pub pidfd_socket: Option<PathBuf>,
+    /// Tell all that the new process does.
+    pub trace: bool,
 }
 
 /// A process that runs in a container.
@@ -40,6 +48,8 @@ pub struct Executed {
     pub terminal: Option<OwnedFd>,
     /// What went wrong without consequence.
     pub warnings: Vec<String>,
+    /// What the process did, if that was asked for.
+    pub trace: Vec<String>,
 }
 
 const KINDS: [(Kind, &str); 8] = [
@@ -107,17 +117,21 @@ impl Engine {
             return Err(OciError::State("cannot exec in a stopped container".to_owned()));
         };
         let kinds = foreign_namespaces(record.pid)?;
-        let placement = self.tree()?.container("", record.cgroup.to_str().unwrap_or_default());
+        let choice = Choice::parse(&options.cgroups).map_err(OciError::Cgroup)?;
+        let cgroup = record.cgroup.to_str().unwrap_or_default();
+        let placement = self.tree()?.within(cgroup, &choice).map_err(OciError::Cgroup)?;
         let env = process.env().as_deref().unwrap_or_default();
         let home = home(env, process.user().uid(), &record.rootfs);
         let around = Surroundings { home: home.as_deref(), ..machine(&placement, &record.rootfs) };
         let early = plan::before_joining(process, around)?;
-        let plan = plan::bundle_exec(&spec, process, kinds & plan::flag(Kind::User) != 0, around)?;
+        let in_user = kinds & plan::flag(Kind::User) != 0;
+        let plan = plan::bundle_exec(&spec, process, in_user, record.shares_mounts, around)?;
+        let opened = if record.shares_mounts { vec![root_of(record.pid)?] } else { Vec::new() };
         let launched = launch(Launch {
             plan,
             early,
             joins: if kinds == 0 { Vec::new() } else { vec![Join { file: first, kinds }] },
-            opened: Vec::new(),
+            opened,
             listener: None,
             preserved: options.preserved,
             dumpable: false,
@@ -128,6 +142,7 @@ impl Engine {
             record: &own,
             hooks: None,
             ids: None,
+            maps_late: &[],
             console,
             terminal: None,
             seccomp: linux.and_then(|linux| linux.seccomp().as_ref()),
@@ -137,14 +152,25 @@ impl Engine {
         let words = Words { step: &|number| words_of(&launched.plan, number), program: &name };
         if let Err(error) = follow(&launched.report, &words, &mut helper, &mut warnings) {
             use rustix::process::{Signal, WaitId, WaitIdOptions};
-            use std::os::fd::AsFd;
             let _ = rustix::process::pidfd_send_signal(&launched.pidfd, Signal::KILL);
             let _ = rustix::process::waitid(WaitId::PidFd(launched.pidfd.as_fd()), WaitIdOptions::EXITED);
             return Err(error);
         }
+        if let Some(path) = &options.pidfd_socket {
+            sockets::send_process(path, "setns", launched.pidfd.as_fd())?;
+        }
         if let Some(path) = &options.pid_file {
             write_pid(path, launched.pid.as_raw_pid())?;
         }
-        Ok(Executed { pid: launched.pid, pidfd: launched.pidfd, terminal: helper.terminal, warnings })
+        let trace = if options.trace { traced(&launched.plan) } else { Vec::new() };
+        Ok(Executed { pid: launched.pid, pidfd: launched.pidfd, terminal: helper.terminal, warnings, trace })
     }
+}
+
+/// The root of a process that shares our mount namespace: its pidfd leads to ours.
+fn root_of(pid: i32) -> Result<OwnedFd, OciError> {
+    let path = format!("/proc/{pid}/root");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, &path, flags, Mode::empty())
+        .map_err(|errno| OciError::io(format!("opening {path}"))(errno.into()))
 }

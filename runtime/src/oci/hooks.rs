@@ -30,15 +30,16 @@ pub(super) fn state_text(record: &Record, status: ContainerState, pid: i32) -> V
 
 /// Runs hooks one after the other until one fails.
 pub(super) fn run(kind: &'static str, hooks: Option<&[Hook]>, state: &[u8]) -> Result<(), OciError> {
-    hooks.unwrap_or_default().iter().try_for_each(|hook| one(kind, hook, state))
+    hooks.unwrap_or_default().iter().enumerate().try_for_each(|(number, hook)| one(kind, number, hook, state))
 }
 
 /// Runs hooks one after the other, whether they fail or not; gives the failures.
 pub(super) fn run_all(kind: &'static str, hooks: Option<&[Hook]>, state: &[u8]) -> Vec<OciError> {
-    hooks.unwrap_or_default().iter().filter_map(|hook| one(kind, hook, state).err()).collect()
+    let hooks = hooks.unwrap_or_default().iter().enumerate();
+    hooks.filter_map(|(number, hook)| one(kind, number, hook, state).err()).collect()
 }
 
-fn one(kind: &'static str, hook: &Hook, state: &[u8]) -> Result<(), OciError> {
+fn one(kind: &'static str, number: usize, hook: &Hook, state: &[u8]) -> Result<(), OciError> {
     let invalid =
         |reason: &str| OciError::Invalid { field: format!("hooks.{kind}"), reason: reason.to_owned() };
     if !hook.path().is_absolute() {
@@ -59,6 +60,7 @@ fn one(kind: &'static str, hook: &Hook, state: &[u8]) -> Result<(), OciError> {
     let call = Call { path: &path, argv: &argv, env: env.as_deref(), timeout };
     call.run(state).map_err(|failure| OciError::Hook {
         kind,
+        number,
         path: hook.path().clone(),
         reason: failure.to_string(),
     })

@@ -10,7 +10,7 @@ use rustix::process::{DumpableBehavior, Pid, PidfdFlags, WaitId, WaitIdOptions};
 
 use super::OciError;
 use crate::child::{
-    self, FAILED, HOOKS, Inherited, LISTENER, MAP, PACKET, PROGRAM, READY, TERMINAL, WARNING,
+    self, FAILED, HOOKS, Inherited, LISTENER, MAP, MAP_MOUNT, PACKET, PROGRAM, READY, TERMINAL, WARNING,
 };
 use crate::keeper::setup::receive_with;
 use crate::plan::step::{Plan, Step};
@@ -183,6 +183,8 @@ fn kind_names(kinds: u32) -> String {
 pub(super) trait Parent {
     /// Maps the ids of the process's user namespace.
     fn map_ids(&mut self) -> Result<(), OciError>;
+    /// Maps the ids of the next mount that is to be mapped at its turn.
+    fn map_mount(&mut self, mount: &OwnedFd) -> Result<(), OciError>;
     /// Runs the runtime's hooks, and gives the state that the process's own hooks are told.
     fn hooks(&mut self) -> Result<Vec<u8>, OciError>;
     /// Takes its terminal.
@@ -236,12 +238,22 @@ pub(super) fn follow(
             WARNING => warnings.push(format!("{}: {error}", named(described.as_ref()))),
             FAILED => {
                 failure = Some(match &described {
+                    // The words of a hook say more than any number.
+                    Some((_, false)) if errno == libc::ECANCELED && !detail.is_empty() => {
+                        OciError::Told(named(described.as_ref()))
+                    }
                     Some((_, false)) => OciError::Step { step: named(described.as_ref()), source: error },
+                    None if at_program => OciError::Execve { program: words.program.to_owned(), error },
                     _ => OciError::Program { program: words.program.to_owned(), error },
                 });
             }
             MAP => {
                 parent.map_ids()?;
+                go(report, b"g")?;
+            }
+            MAP_MOUNT => {
+                let mount = fd.ok_or_else(|| step("mapping the ids of a mount")(Errno::BADF))?;
+                parent.map_mount(&mount)?;
                 go(report, b"g")?;
             }
             HOOKS => {

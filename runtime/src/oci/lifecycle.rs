@@ -159,14 +159,11 @@ impl Engine {
         let first = pidfd(&record);
         let spec = record::config(self, id)?;
         // Without a pid namespace of its own, the others do not end with the first.
-        let all = all || signal == Signal::KILL && !has_own_pids(&spec);
-        if all {
+        let every = all || signal == Signal::KILL && !has_own_pids(&spec);
+        if every {
             let cgroup = record.cgroup.to_str().unwrap_or_default();
             let tree = self.tree()?;
             let pids = tree.processes("", Some(cgroup));
-            if pids.is_empty() && first.is_none() && signal != Signal::KILL {
-                return Err(OciError::State("container not running".to_owned()));
-            }
             for pid in pids {
                 let target = Pid::from_raw(pid);
                 let target =
@@ -222,6 +219,7 @@ impl Engine {
         if record.cgroup.starts_with(DEFAULT_CGROUP) {
             tree.remove_if_empty(DEFAULT_CGROUP);
         }
+        record.unmount();
         let spec = record::config(self, id);
         directory.remove()?;
         let spec = spec.unwrap_or_default();

@@ -31,6 +31,7 @@ pub use oci_spec::runtime::*;
 
 mod attend;
 mod create;
+mod document;
 mod error;
 mod exec;
 mod features;

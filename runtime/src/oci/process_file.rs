@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, LinuxCapabilitiesBuilder, Process, Spec, User};
 
-use super::{Engine, OciError, record};
+use super::{Engine, OciError, document, record};
 
 /// What a command line changes of the container's process.
 #[derive(Debug, Clone, Default)]
@@ -31,17 +31,22 @@ pub struct Overrides {
     pub process_label: Option<String>,
 }
 
-/// The process that `file` describes, or the container's with what `overrides` say.
+/// The process that a file (by its path and content) describes, or the container's with what `overrides` say; and
+/// what was passed over.
 pub fn exec_process(
     engine: &Engine,
     id: &str,
-    file: Option<&Path>,
+    file: Option<(&Path, &[u8])>,
     overrides: &Overrides,
-) -> Result<Process, OciError> {
-    if let Some(path) = file {
-        let text = std::fs::read(path).map_err(OciError::io(format!("reading {}", path.display())))?;
-        return serde_json::from_slice(&text)
-            .map_err(|source| OciError::Json { path: path.to_owned(), source });
+) -> Result<(Process, Vec<String>), OciError> {
+    if let Some((path, text)) = file {
+        let (mut process, warnings) = document::process(text, path)?;
+        if process.capabilities().is_none() {
+            // As many as the container has, then.
+            let spec = record::config(engine, id)?;
+            process.set_capabilities(spec.process().as_ref().and_then(|own| own.capabilities().clone()));
+        }
+        return Ok((process, warnings));
     }
     let spec = record::config(engine, id)?;
     let invalid = |field: &str, reason: String| OciError::Invalid { field: field.to_owned(), reason };
@@ -93,7 +98,7 @@ pub fn exec_process(
         let sets = process.capabilities().clone().unwrap_or_else(no_capabilities);
         process.set_capabilities(Some(with_more(sets, &overrides.capabilities)?));
     }
-    Ok(process)
+    Ok((process, Vec::new()))
 }
 
 fn no_capabilities() -> LinuxCapabilities {
@@ -122,6 +127,11 @@ fn with_more(mut sets: LinuxCapabilities, names: &[String]) -> Result<LinuxCapab
         sets.set_bounding(with(sets.bounding()));
         sets.set_effective(with(sets.effective()));
         sets.set_permitted(with(sets.permitted()));
+        // For a user other than root only an ambient one counts, and only what is inheritable can be that: where
+        // the container has such capabilities, this one is meant to work as they do.
+        if sets.inheritable().as_ref().is_some_and(|set| !set.is_empty()) {
+            sets.set_ambient(with(sets.ambient()));
+        }
     }
     Ok(sets)
 }

@@ -12,7 +12,7 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, OciError};
+use super::{Engine, OciError, document};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
@@ -43,6 +43,20 @@ pub(super) struct Record {
     pub(super) late: Vec<String>,
     pub(super) program: String,
     pub(super) no_pivot: bool,
+    /// Its mounts are in the mount namespace of whoever created it, below its root.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) shares_mounts: bool,
+}
+
+impl Record {
+    /// Takes down what was mounted for a container that has no mount namespace of its own.
+    pub(super) fn unmount(&self) {
+        if self.shares_mounts {
+            use rustix::mount::UnmountFlags;
+            // All other mounts are below that one.
+            let _ = rustix::mount::unmount(&self.rootfs, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        }
+    }
 }
 
 /// A container's directory, locked.
@@ -187,15 +201,24 @@ pub(super) fn waits(engine: &Engine, id: &str) -> bool {
 
 /// The configuration as it was when the container was created.
 pub(super) fn config(engine: &Engine, id: &str) -> Result<Spec, OciError> {
-    parse_config(&engine.root.join(id).join(CONFIG)).map(|(spec, _)| spec)
+    parse_config(&engine.root.join(id).join(CONFIG)).map(|parsed| parsed.spec)
 }
 
-/// Reads a configuration, and gives its bytes as well.
-pub(super) fn parse_config(path: &Path) -> Result<(Spec, Vec<u8>), OciError> {
-    let bytes = fs::read(path).map_err(OciError::io(format!("reading {}", path.display())))?;
-    let spec =
-        serde_json::from_slice(&bytes).map_err(|source| OciError::Json { path: path.to_owned(), source })?;
-    Ok((spec, bytes))
+/// A configuration as it was read.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) spec: Spec,
+    /// Its bytes.
+    pub(super) config: Vec<u8>,
+    /// What was passed over.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Reads a configuration.
+pub(super) fn parse_config(path: &Path) -> Result<Parsed, OciError> {
+    let config = fs::read(path).map_err(OciError::io(format!("reading {}", path.display())))?;
+    let (spec, warnings) = document::spec(&config, path)?;
+    Ok(Parsed { spec, config, warnings })
 }
 
 #[cfg(test)]

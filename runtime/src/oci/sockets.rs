@@ -11,6 +11,8 @@ use rustix::net::{
     SocketType,
 };
 
+use super::OciError;
+
 /// Connects to a socket whose name may be longer than the 107 bytes of an address.
 pub(super) fn connect(path: &Path) -> io::Result<OwnedFd> {
     let socket =
@@ -20,6 +22,13 @@ pub(super) fn connect(path: &Path) -> io::Result<OwnedFd> {
     let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     rustix::net::connect(&socket, &address)?;
     Ok(socket)
+}
+
+/// Sends a handle on a process to whoever listens at `path`; `kind` says which process of a container it is.
+pub(super) fn send_process(path: &Path, kind: &str, pidfd: BorrowedFd<'_>) -> Result<(), OciError> {
+    connect(path)
+        .and_then(|socket| send(&socket, kind.as_bytes(), pidfd))
+        .map_err(OciError::io(format!("sending the process's descriptor to {}", path.display())))
 }
 
 /// Sends a message with a descriptor.

@@ -2,8 +2,20 @@
 
 use serde_json::{Value, json};
 
+use crate::cgroup::{Layout, Mode};
+
 /// A configuration for root.
 pub fn template() -> Value {
+    let mut spec = plain();
+    // Version 1 shows a container its own cgroups by mounts; tools that add the namespace there expect none.
+    let unified = Layout::detect().is_ok_and(|layout| layout.mode() == Mode::V2);
+    if unified && let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut() {
+        namespaces.push(json!({ "type": "cgroup" }));
+    }
+    spec
+}
+
+fn plain() -> Value {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     let masked = [
         "/proc/acpi",
@@ -69,7 +81,7 @@ pub fn template() -> Value {
             "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
             "namespaces": [
                 { "type": "pid" }, { "type": "network" }, { "type": "ipc" },
-                { "type": "uts" }, { "type": "mount" }, { "type": "cgroup" },
+                { "type": "uts" }, { "type": "mount" },
             ],
             "maskedPaths": masked,
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType, Process, Spec};
 
-use super::container::{devices, has_namespace};
+use super::container::{devices, has_namespace, masks};
 use super::mounts::{IdMap, id_lines};
 use super::step::{Plan, Root, Step};
 use super::sysctl::{self, Own};
@@ -47,6 +47,12 @@ pub(crate) struct Bundle {
     pub(crate) join: Vec<(u32, PathBuf)>,
     /// Lines for `uid_map` and `gid_map` of a new user namespace.
     pub(crate) ids: Option<(String, String)>,
+    /// How ids are mapped for mounts that ask for it at their turn, in order.
+    pub(crate) maps_late: Vec<IdMap>,
+    /// The container's mounts are made in the caller's mount namespace.
+    pub(crate) shares_mounts: bool,
+    /// What will not be as asked for, without consequence.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Plans a bundle.
@@ -55,9 +61,7 @@ pub(crate) fn bundle(spec: &Spec, around: Surroundings<'_>) -> Result<Bundle, Re
     let linux = spec.linux().as_ref().unwrap_or(&no_linux);
     let Some(process_spec) = spec.process() else { return refuse("process", "is missing") };
     let (new, join) = namespaces(linux)?;
-    if !has_namespace(linux, LinuxNamespaceType::Mount) {
-        return refuse("linux.namespaces", "a container without a mount namespace is not supported");
-    }
+    let shares_mounts = !has_namespace(linux, LinuxNamespaceType::Mount);
     unsupported("linux.intelRdt", linux.intel_rdt().as_ref())?;
     if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
         return refuse("linux.netDevices", "is not supported");
@@ -69,19 +73,32 @@ pub(crate) fn bundle(spec: &Spec, around: Surroundings<'_>) -> Result<Bundle, Re
     }
     let cwd = path_text("process.cwd", cwd)?;
     let user = process_spec.user();
-    let mut mounts =
-        mounts::plan(spec.mounts().as_deref().unwrap_or_default(), false, around.privileged, around.cgroups)?;
+    let new_user = ids.is_some() || joins(&join, libc::CLONE_NEWUSER);
+    let means = mounts::Means {
+        shared_shm: false,
+        may_map: around.privileged,
+        // With the rights and the mounts of its parent, but out of their reach.
+        direct: around.privileged && !new_user && has_new(linux, LinuxNamespaceType::Mount),
+        rootfs: Some(around.rootfs),
+    };
+    let mut mounts = mounts::plan(spec.mounts().as_deref().unwrap_or_default(), means, around.cgroups)?;
     mount_label(linux, around, &mut mounts.place)?;
 
     let mut steps = Vec::with_capacity(96);
     join_cgroups(&mut steps, around.cgroups)?;
+    steps.push(tuning::all_cpus());
+    let new_time = has_new(linux, LinuxNamespaceType::Time);
+    if new_time && new_user {
+        // Later the file belongs to somebody whom the namespace does not know.
+        steps.push(Step::OpenClocks);
+    }
     if ids.is_some() {
         steps.push(Step::AwaitMapping);
     }
-    if ids.is_some() || joins(&join, libc::CLONE_NEWUSER) {
+    if new_user {
         steps.push(Step::BecomeRoot);
     }
-    if has_new(linux, LinuxNamespaceType::Time) {
+    if new_time {
         let offsets = tuning::time_offsets(linux.time_offsets().as_ref())?;
         steps.push(Step::NewTimeNamespace { offsets: text("linux.timeOffsets", &offsets)? });
     } else if linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()) {
@@ -114,9 +131,15 @@ pub(crate) fn bundle(spec: &Spec, around: Surroundings<'_>) -> Result<Bundle, Re
     let open = mounts.open;
     let (open, opened_by_child) = if around.privileged { (open, Vec::new()) } else { (Vec::new(), open) };
     steps.extend(opened_by_child);
-    steps.push(Step::PrivateMounts);
+    let slave = !shares_mounts && propagation.is_some_and(|(flags, _)| flags == libc::MS_SLAVE);
+    match (shares_mounts, slave) {
+        // The caller's mounts are not ours to change.
+        (true, _) => {}
+        (false, true) => steps.push(Step::SlaveMounts),
+        (false, false) => steps.push(Step::PrivateMounts),
+    }
     steps.push(Step::Root {
-        root: Root::Directory { path: path_text("root.path", around.rootfs)? },
+        root: Root::Directory { path: path_text("root.path", around.rootfs)?, slave },
         place: path_text("root.path", around.rootfs)?,
     });
     steps.extend(mounts.place);
@@ -135,20 +158,22 @@ pub(crate) fn bundle(spec: &Spec, around: Surroundings<'_>) -> Result<Bundle, Re
     for path in linux.readonly_paths().iter().flatten() {
         steps.push(Step::ReadOnly { path: text("linux.readonlyPaths", path)? });
     }
-    for path in linux.masked_paths().iter().flatten() {
-        steps.push(Step::Mask { path: text("linux.maskedPaths", path)? });
-    }
+    masks(&mut steps, linux)?;
     if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
         steps.push(Step::ReadOnlyRoot);
     }
-    steps.push(if around.pivot { Step::PivotRoot } else { Step::MoveRoot });
+    steps.push(match (shares_mounts, around.pivot) {
+        (true, _) => Step::ChangeRoot,
+        (false, true) => Step::PivotRoot,
+        (false, false) => Step::MoveRoot,
+    });
     if let Some((flags, recursive)) = propagation {
         let flags = flags | if recursive { libc::MS_REC } else { 0 };
         steps.push(Step::RootPropagation { flags });
     }
     steps.push(Step::OwnStreams { uid: user.uid(), gid: user.gid() });
     steps.extend(process::limits(process_spec)?);
-    steps.extend(tuning::process(process_spec)?);
+    steps.extend(tuning::process(process_spec, bound(linux))?);
     steps.extend(tuning::machine(linux)?);
     steps.push(Step::WorkingDirectory { path: cwd });
 
@@ -156,33 +181,47 @@ pub(crate) fn bundle(spec: &Spec, around: Surroundings<'_>) -> Result<Bundle, Re
     if around.listen {
         waiting.push(Step::Listen);
     }
-    waiting.extend(inside("startContainer", hooks.and_then(|hooks| hooks.start_container().as_deref()))?);
+    let program = program(process_spec, around)?;
+    let mut last = inside("startContainer", hooks.and_then(|hooks| hooks.start_container().as_deref()))?;
+    for hook in &mut last {
+        // What runs in the container in the program's stead has the program's environment.
+        if let Step::Hook { env: env @ None, .. } = hook {
+            *env = Some(program.env.clone());
+        }
+    }
     steps.extend(process::rights(
         user,
         process::capability_bits(process_spec.capabilities().as_ref(), around.last_capability),
         process_spec.no_new_privileges().unwrap_or(false),
         process::filter(linux.seccomp().as_ref())?,
         waiting,
+        last,
     ));
     Ok(Bundle {
-        plan: Plan {
-            namespaces: new,
-            cgroup: unified(around.cgroups)?,
-            steps,
-            program: program(process_spec, around)?,
-        },
+        plan: Plan { namespaces: new, cgroup: unified(around.cgroups)?, steps, program },
         open,
         idmaps: mounts.idmaps,
         join,
         ids,
+        maps_late: mounts.maps_late,
+        shares_mounts,
+        warnings: process::ambient_warnings(process_spec.capabilities().as_ref()),
     })
 }
 
+/// Whether a container is bound to some CPUs.
+fn bound(linux: &Linux) -> bool {
+    let cpu = linux.resources().as_ref().and_then(|resources| resources.cpu().as_ref());
+    cpu.and_then(|cpu| cpu.cpus().as_deref()).is_some_and(|cpus| !cpus.is_empty())
+}
+
 /// Plans a further process of a running container, which joins the container's namespaces before its first step.
+/// `shares_mounts`: the container has none of its own for mounts, and its root is the first that was opened.
 pub(crate) fn bundle_exec(
     spec: &Spec,
     process_spec: &Process,
     in_user_namespace: bool,
+    shares_mounts: bool,
     around: Surroundings<'_>,
 ) -> Result<Plan, Refusal> {
     let no_linux = Linux::default();
@@ -196,6 +235,9 @@ pub(crate) fn bundle_exec(
     if in_user_namespace {
         steps.push(Step::BecomeRoot);
     }
+    if shares_mounts {
+        steps.push(Step::EnterRoot { opened: 0 });
+    }
     steps.push(Step::NewSession);
     if around.keyring {
         steps.push(Step::NewKeyring);
@@ -205,7 +247,8 @@ pub(crate) fn bundle_exec(
     }
     steps.push(Step::OwnStreams { uid: user.uid(), gid: user.gid() });
     steps.extend(process::limits(process_spec)?);
-    steps.extend(tuning::process(process_spec)?);
+    steps.extend(tuning::process(process_spec, bound(linux))?);
+    steps.extend(tuning::machine(linux)?);
     if let Some(cpus) =
         process_spec.exec_cpu_affinity().as_ref().and_then(|cpus| cpus.cpu_affinity_final().as_deref())
     {
@@ -218,6 +261,7 @@ pub(crate) fn bundle_exec(
         process_spec.no_new_privileges().unwrap_or(false),
         process::filter(linux.seccomp().as_ref())?,
         vec![Step::FindProgram],
+        Vec::new(),
     ));
     Ok(Plan {
         namespaces: 0,
@@ -231,9 +275,10 @@ pub(crate) fn bundle_exec(
 pub(crate) fn before_joining(process: &Process, around: Surroundings<'_>) -> Result<Vec<Step>, Refusal> {
     let mut steps = Vec::new();
     join_cgroups(&mut steps, around.cgroups)?;
-    if let Some(cpus) = process.exec_cpu_affinity().as_ref().and_then(|cpus| cpus.initial().as_deref()) {
-        steps.push(Step::Affinity { cpus: tuning::cpu_list("process.execCPUAffinity.initial", cpus)? });
-    }
+    steps.push(match process.exec_cpu_affinity().as_ref().and_then(|cpus| cpus.initial().as_deref()) {
+        Some(cpus) => Step::Affinity { cpus: tuning::cpu_list("process.execCPUAffinity.initial", cpus)? },
+        None => tuning::all_cpus(),
+    });
     if let Some(value) = process.oom_score_adj() {
         steps.push(Step::OomScoreAdj { value });
     }
@@ -405,12 +450,14 @@ fn inside(kind: &str, hooks: Option<&[Hook]>) -> Result<Vec<Step>, Refusal> {
     hooks
         .unwrap_or_default()
         .iter()
-        .map(|hook| {
+        .enumerate()
+        .map(|(number, hook)| {
             if !hook.path().is_absolute() {
                 return refuse(&field, format!("{} is not an absolute path", hook.path().display()));
             }
             Ok(Step::Hook {
                 kind: text(&field, kind)?,
+                number,
                 path: path_text(&field, hook.path())?,
                 argv: strings(hook.args().as_deref().unwrap_or_default())?,
                 env: hook.env().as_deref().map(strings).transpose()?,

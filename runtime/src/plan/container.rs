@@ -1,5 +1,6 @@
 //! The plan of a container.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
@@ -63,8 +64,8 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
     }
     let cwd = path_text("process.cwd", cwd)?;
     let shared_shm = context.sandbox.ipc == NamespaceMode::Private;
-    let mounts =
-        mounts::plan(spec.mounts().as_deref().unwrap_or_default(), shared_shm, false, context.cgroups)?;
+    let means = mounts::Means { shared_shm, ..mounts::Means::default() };
+    let mounts = mounts::plan(spec.mounts().as_deref().unwrap_or_default(), means, context.cgroups)?;
     let user = process_spec.user();
 
     let mut steps = Vec::with_capacity(64);
@@ -110,9 +111,7 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
     for path in linux.readonly_paths().iter().flatten() {
         steps.push(Step::ReadOnly { path: text("linux.readonlyPaths", path)? });
     }
-    for path in linux.masked_paths().iter().flatten() {
-        steps.push(Step::Mask { path: text("linux.maskedPaths", path)? });
-    }
+    masks(&mut steps, linux)?;
     if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
         steps.push(Step::ReadOnlyRoot);
     }
@@ -137,6 +136,7 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
         process_spec.no_new_privileges().unwrap_or(false),
         process::filter(linux.seccomp().as_ref())?,
         if context.gate { vec![Step::Gate] } else { Vec::new() },
+        Vec::new(),
     ));
 
     let own_pid = context.sandbox.pid == PidMode::Private && container.join_pid.is_none();
@@ -191,7 +191,7 @@ pub(super) fn has_namespace(linux: &Linux, kind: LinuxNamespaceType) -> bool {
 
 fn root(rootfs: &Rootfs, separately: bool) -> Result<Root, Refusal> {
     match rootfs {
-        Rootfs::Directory(path) => Ok(Root::Directory { path: path_text("rootfs", path)? }),
+        Rootfs::Directory(path) => Ok(Root::Directory { path: path_text("rootfs", path)?, slave: false }),
         Rootfs::Overlay { lower, upper, work } => {
             if lower.is_empty() {
                 return refuse("rootfs", "has no layer");
@@ -204,6 +204,17 @@ fn root(rootfs: &Rootfs, separately: bool) -> Result<Root, Refusal> {
             })
         }
     }
+}
+
+/// Masks each path once, however often it is listed.
+pub(super) fn masks(steps: &mut Vec<Step>, linux: &Linux) -> Result<(), Refusal> {
+    let mut seen = HashSet::new();
+    for path in linux.masked_paths().iter().flatten() {
+        if seen.insert(path.trim_end_matches('/')) {
+            steps.push(Step::Mask { path: text("linux.maskedPaths", path)? });
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn devices(steps: &mut Vec<Step>, wanted: &[LinuxDevice]) -> Result<(), Refusal> {

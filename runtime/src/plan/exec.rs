@@ -55,7 +55,7 @@ pub(crate) fn exec(
             process::filter(linux.seccomp().as_ref())?,
         )
     };
-    steps.extend(process::rights(user, capabilities, no_new_privileges, filter, Vec::new()));
+    steps.extend(process::rights(user, capabilities, no_new_privileges, filter, Vec::new(), Vec::new()));
 
     let env = exec.env.as_deref().or(init.env().as_deref()).unwrap_or_default();
     Ok(Plan {

@@ -19,7 +19,7 @@ pub(crate) use container::{Context, container};
 pub(crate) use exec::exec;
 pub(crate) use mounts::IdMap;
 pub(crate) use options::RDONLY;
-pub(crate) use process::all_capabilities;
+pub(crate) use process::{all_capabilities, names_home};
 
 use std::path::Path;
 

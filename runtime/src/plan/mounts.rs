@@ -1,9 +1,12 @@
 //! The mounts of a specification as steps.
 
+use std::path::{Component, Path, PathBuf};
+
 use oci_spec::runtime::Mount;
 
 use super::options::{self, NODEV, NOEXEC, NOSUID, Options, RDONLY};
 use super::step::{Attributes, Source, Step};
+use super::text::Text;
 use super::{Refusal, path_text, refuse, text};
 use crate::cgroup::Placement;
 
@@ -21,6 +24,8 @@ pub(super) struct Mounts {
     pub(super) has_dev: bool,
     /// For each of `open`: how its ids are mapped.
     pub(super) idmaps: Vec<Option<IdMap>>,
+    /// How the ids of those are mapped that are opened at their turn, in order.
+    pub(super) maps_late: Vec<IdMap>,
 }
 
 /// How the ids of an idmapped mount are mapped.
@@ -59,31 +64,48 @@ pub(crate) fn id_lines(mappings: &[oci_spec::runtime::LinuxIdMapping]) -> String
 
 /// Plans all mounts, in the order given.
 ///
-/// `shared_shm`: the sandbox has shared memory of its own. `may_map`: whoever executes the plan can make idmapped
-/// mounts.
-pub(super) fn plan(
-    mounts: &[Mount],
-    shared_shm: bool,
-    may_map: bool,
-    cgroups: &Placement,
-) -> Result<Mounts, Refusal> {
+pub(super) fn plan(mounts: &[Mount], means: Means<'_>, cgroups: &Placement) -> Result<Mounts, Refusal> {
     let mut result = Mounts::default();
     for (index, mount) in mounts.iter().enumerate() {
         let field = format!("mounts[{index}]");
-        one(&mut result, &field, mount, shared_shm, may_map, cgroups)?;
+        one(&mut result, &field, mount, means, cgroups)?;
     }
     Ok(result)
+}
+
+/// What whoever executes the plan can do.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Means<'a> {
+    /// The sandbox has shared memory of its own.
+    pub(super) shared_shm: bool,
+    /// The parent can make idmapped mounts.
+    pub(super) may_map: bool,
+    /// The new process reaches all that its parent does, by the same paths, when it mounts.
+    pub(super) direct: bool,
+    /// The directory that the root is made of. Paths below it are the container's own.
+    pub(super) rootfs: Option<&'a Path>,
+}
+
+impl Means<'_> {
+    /// The path within the container, for one that lies in its root file system.
+    fn within(&self, path: &Path) -> Option<PathBuf> {
+        let rootfs = self.rootfs.filter(|rootfs| rootfs.parent().is_some())?;
+        let inner = path.strip_prefix(rootfs).ok()?;
+        let plain = inner.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        plain.then(|| Path::new("/").join(inner))
+    }
 }
 
 fn one(
     result: &mut Mounts,
     field: &str,
     mount: &Mount,
-    shared_shm: bool,
-    may_map: bool,
+    means: Means<'_>,
     cgroups: &Placement,
 ) -> Result<(), Refusal> {
-    let destination = path_text(&format!("{field}.destination"), mount.destination())?;
+    let own = means.within(mount.destination());
+    let destination =
+        path_text(&format!("{field}.destination"), own.as_deref().unwrap_or(mount.destination()))?;
     let plain = destination.as_c_str().to_bytes();
     if plain.iter().all(|byte| matches!(byte, b'/' | b'.')) {
         return refuse(format!("{field}.destination"), "is the root");
@@ -101,20 +123,25 @@ fn one(
     if options.bind {
         result.foreign_dev |= is_dev;
         let Some(source) = mount.source() else { return refuse(format!("{field}.source"), "is missing") };
+        let within = means.within(source).filter(|_| options.beneath.is_none());
         let source = Source {
-            path: path_text(&format!("{field}.source"), source)?,
+            path: path_text(&format!("{field}.source"), within.as_deref().unwrap_or(source))?,
             beneath: match &options.beneath {
                 Some(directory) => Some(text(&format!("{field}.options"), directory)?),
                 None => None,
             },
         };
-        let idmap = match (mapped, may_map) {
+        let idmap = match (mapped, means.may_map) {
             (false, _) => None,
             (true, false) => return refuse(format!("{field}.uidMappings"), "is not supported"),
             (true, true) => Some(idmap(field, mount, &options)?),
         };
-        result.idmaps.push(idmap);
-        bind(result, source, &options, destination);
+        let how = match (&within, &idmap) {
+            (Some(_), _) => How::Within,
+            (None, None) if means.direct => How::Direct,
+            _ => How::Before,
+        };
+        bind(result, source, &options, destination, how, idmap);
         return Ok(());
     }
     if mapped {
@@ -125,9 +152,10 @@ fn one(
     }
     match kind {
         "" => refuse(format!("{field}.type"), "is missing"),
-        "cgroup" | "cgroup2" => cgroup(result, field, mount, &options, cgroups),
+        "cgroup" | "cgroup2" => cgroup(result, field, destination, &options, means.direct, cgroups),
         "tmpfs"
-            if shared_shm && mount.source().as_deref().is_some_and(|source| source.as_os_str() == "shm") =>
+            if means.shared_shm
+                && mount.source().as_deref().is_some_and(|source| source.as_os_str() == "shm") =>
         {
             result.place.push(Step::PlaceShm { destination, attributes: options.attributes });
             Ok(())
@@ -159,6 +187,8 @@ fn one(
                     attributes: Attributes { set: RDONLY, ..Attributes::default() },
                 });
             }
+            let inherit_mode =
+                kind == "tmpfs" && !options.copy_up && !options.data.iter().any(|(key, _)| key == "mode");
             result.place.push(Step::Mount {
                 file_system: text(&format!("{field}.type"), kind)?,
                 source,
@@ -166,16 +196,48 @@ fn one(
                 attributes,
                 destination,
                 copy_up: options.copy_up,
+                inherit_mode,
             });
             Ok(())
         }
     }
 }
 
-fn bind(result: &mut Mounts, source: Source, options: &Options, destination: super::text::Text) {
+/// When and from where the source of a bind mount is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// By the parent, or before the root is mounted.
+    Before,
+    /// At its turn. Mounts are then listed in the order of the specification, as those who look expect.
+    Direct,
+    /// At its turn, in the container's root as it is by then.
+    Within,
+}
+
+fn bind(
+    result: &mut Mounts,
+    source: Source,
+    options: &Options,
+    destination: Text,
+    how: How,
+    idmap: Option<IdMap>,
+) {
+    let (recursive, attributes) = (options.recursive, options.attributes);
+    // What passes mounts on to the host's, or takes them from there, must come from the host's own tree; and
+    // /proc/self is somebody else's for the new process.
+    let passes = !matches!(attributes.propagation, 0 | libc::MS_PRIVATE | libc::MS_UNBINDABLE);
+    let direct = how == How::Direct && !passes && !source.path.as_c_str().to_bytes().starts_with(b"/proc/");
+    if how == How::Within || direct {
+        let mapped = idmap.is_some();
+        result.maps_late.extend(idmap);
+        let within = how == How::Within;
+        result.place.push(Step::Bind { source, within, recursive, attributes, destination, mapped });
+        return;
+    }
     let opened = result.open.len();
-    result.open.push(Step::OpenBind { source, recursive: options.recursive, attributes: options.attributes });
-    result.place.push(Step::PlaceBind { opened, destination });
+    result.idmaps.push(idmap);
+    result.open.push(Step::OpenBind { source, recursive, attributes });
+    result.place.push(Step::PlaceBind { opened, destination, fresh: how == How::Direct && passes });
 }
 
 /// A view of the container's own cgroups. On v2 it is one directory; on v1 a tmpfs with one directory for each
@@ -183,11 +245,12 @@ fn bind(result: &mut Mounts, source: Source, options: &Options, destination: sup
 fn cgroup(
     result: &mut Mounts,
     field: &str,
-    mount: &Mount,
+    destination: Text,
     options: &Options,
+    direct: bool,
     cgroups: &Placement,
 ) -> Result<(), Refusal> {
-    let destination = path_text(field, mount.destination())?;
+    let how = if direct { How::Direct } else { How::Before };
     let source = |path: &std::path::Path| -> Result<Source, Refusal> {
         Ok(Source { path: path_text(field, path)?, beneath: None })
     };
@@ -195,8 +258,7 @@ fn cgroup(
     let plain = Options { attributes, ..Options::default() };
     if cgroups.views.is_empty() {
         let Some(unified) = &cgroups.unified else { return refuse(field, "this machine has no cgroups") };
-        result.idmaps.push(None);
-        bind(result, source(unified)?, &plain, destination);
+        bind(result, source(unified)?, &plain, destination, how, None);
         return Ok(());
     }
     let base = destination.to_string();
@@ -212,10 +274,11 @@ fn cgroup(
         attributes: Attributes { set: NOSUID | NODEV | NOEXEC, ..Attributes::default() },
         destination: destination.clone(),
         copy_up: false,
+        inherit_mode: false,
     });
     for view in &cgroups.views {
-        result.idmaps.push(None);
-        bind(result, source(&view.path)?, &plain, text(field, &format!("{base}/{}", view.name))?);
+        let place = text(field, &format!("{base}/{}", view.name))?;
+        bind(result, source(&view.path)?, &plain, place, how, None);
     }
     for (link, target) in &cgroups.links {
         result.place.push(Step::Symlink {

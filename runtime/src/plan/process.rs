@@ -80,13 +80,15 @@ fn resource(limit: PosixRlimitType) -> (u32, &'static str) {
 /// - a filter needs either no_new_privs (then it comes last and sees nothing of ours but execve), or
 ///   CAP_SYS_ADMIN (then only the drop is left to come after it).
 ///
-/// `waiting`: what comes before the filter, so that a profile need not know of it.
+/// `waiting`: what comes before the filter, so that a profile need not know of it. `filtered`: what the filter is
+/// for as well.
 pub(super) fn rights(
     user: &User,
     capabilities: CapabilityBits,
     no_new_privileges: bool,
     filter: Option<Step>,
     waiting: Vec<Step>,
+    filtered: Vec<Step>,
 ) -> Vec<Step> {
     let mut steps = vec![
         Step::Umask { mask: user.umask().unwrap_or(0o022) & 0o777 },
@@ -109,6 +111,7 @@ pub(super) fn rights(
     if !early {
         steps.push(Step::Capabilities(capabilities));
     }
+    steps.extend(filtered);
     steps
 }
 
@@ -143,16 +146,65 @@ pub(super) fn program(
             })
             .collect::<Result<_, _>>()?
     };
-    let mut variables = env.iter().map(|one| text("process.env", one)).collect::<Result<Vec<Text>, _>>()?;
-    if let Some(home) = home.filter(|_| !env.iter().any(|variable| variable.starts_with("HOME="))) {
-        variables.push(text("process.env", &format!("HOME={home}"))?);
-    }
     Ok(Program {
         name: name.clone(),
         candidates,
         argv: argv.iter().map(|one| text(field, one)).collect::<Result<_, _>>()?,
-        env: variables,
+        env: environment(env, home)?,
     })
+}
+
+/// The environment: of variables that are given several times the last counts, and an empty `HOME` is none.
+pub(super) fn environment(env: &[String], home: Option<&str>) -> Result<Vec<Text>, Refusal> {
+    let mut seen = HashSet::new();
+    let mut variables = Vec::with_capacity(env.len() + 1);
+    if let Some(home) = home.filter(|_| !names_home(env)) {
+        variables.push(text("process.env", &format!("HOME={home}"))?);
+        seen.insert("HOME");
+    }
+    for variable in env.iter().rev() {
+        if seen.insert(variable.split_once('=').map_or(variable.as_str(), |(name, _)| name)) {
+            variables.push(text("process.env", variable)?);
+        }
+    }
+    variables.reverse();
+    Ok(variables)
+}
+
+/// Whether an environment says where home is.
+pub(crate) fn names_home(env: &[String]) -> bool {
+    env.iter().rev().find_map(|variable| variable.strip_prefix("HOME=")).is_some_and(|home| !home.is_empty())
+}
+
+/// What there is to say about ambient capabilities that the kernel will not give: only what is permitted and
+/// inheritable can be ambient.
+pub(super) fn ambient_warnings(sets: Option<&LinuxCapabilities>) -> Vec<String> {
+    let Some(sets) = sets else { return Vec::new() };
+    let has = |set: &Option<HashSet<Capability>>, one| set.as_ref().is_some_and(|set| set.contains(one));
+    let mut warnings: Vec<String> = sets
+        .ambient()
+        .iter()
+        .flatten()
+        .filter_map(|one| {
+            let missing = match (has(sets.permitted(), one), has(sets.inheritable(), one)) {
+                (true, true) => return None,
+                (true, false) => "inheritable",
+                (false, _) => "permitted",
+            };
+            Some(format!("can't raise ambient capability {}: it is not {missing}", capability_name(*one)))
+        })
+        .collect();
+    warnings.sort();
+    warnings
+}
+
+/// The name of a capability as the specification spells it.
+fn capability_name(capability: Capability) -> String {
+    match serde_json::to_value(capability) {
+        Ok(serde_json::Value::String(name)) if name.starts_with("CAP_") => name,
+        Ok(serde_json::Value::String(name)) => format!("CAP_{name}"),
+        _ => format!("{capability:?}"),
+    }
 }
 
 /// The five sets as bits; none of the section means no capability at all. What this kernel does not know is

@@ -75,14 +75,12 @@ impl Attributes {
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Root {
     /// `separately`: the kernel takes the layers one by one.
-    Overlay {
-        lower: Vec<Text>,
-        upper: Text,
-        work: Text,
-        separately: bool,
-    },
+    Overlay { lower: Vec<Text>, upper: Text, work: Text, separately: bool },
     Directory {
         path: Text,
+        /// The host's later mounts below it show up in the container.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        slave: bool,
     },
 }
 
@@ -127,6 +125,8 @@ pub(crate) enum Step {
     AwaitMapping,
     /// Become root in our user namespace.
     BecomeRoot,
+    /// Open the file of our clocks' offsets, while it is still ours to write.
+    OpenClocks,
     /// Enter a new time namespace with these offsets (lines for `timens_offsets`).
     NewTimeNamespace { offsets: Text },
     /// Bring the loopback interface of a new network namespace up.
@@ -155,6 +155,8 @@ pub(crate) enum Step {
     OpenBind { source: Source, recursive: bool, attributes: Attributes },
     /// Keep our mounts to ourselves.
     PrivateMounts,
+    /// The same, but go on receiving the host's.
+    SlaveMounts,
     /// Mount the root file system on a directory that only serves as a place.
     Root { root: Root, place: Text },
     /// Mount a new file system.
@@ -168,9 +170,27 @@ pub(crate) enum Step {
         /// What the image has at that place is copied into it.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         copy_up: bool,
+        /// It gets the permissions of the directory that it covers.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        inherit_mode: bool,
     },
-    /// Mount what was opened before.
-    PlaceBind { opened: usize, destination: Text },
+    /// Mount what was opened before. `fresh`: a copy of it that is younger than the mounts before it.
+    PlaceBind {
+        opened: usize,
+        destination: Text,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        fresh: bool,
+    },
+    /// Mount something that can still be reached. `within`: a path of the container, as its mounts are by now.
+    /// `mapped`: the parent maps its ids.
+    Bind {
+        source: Source,
+        within: bool,
+        recursive: bool,
+        attributes: Attributes,
+        destination: Text,
+        mapped: bool,
+    },
     /// Mount the sandbox's shared memory.
     PlaceShm { destination: Text, attributes: Attributes },
     /// Make a device node.
@@ -195,10 +215,22 @@ pub(crate) enum Step {
     PivotRoot,
     /// The same where the root cannot be pivoted (an initial ramdisk): move the new root over the old one.
     MoveRoot,
+    /// The same in a mount namespace that is not ours alone: for us only.
+    ChangeRoot,
+    /// Enter the root of a container that shares our mount namespace.
+    EnterRoot { opened: usize },
     /// Let the parent run the hooks that belong outside, and learn the container's state from it.
     RuntimeHooks,
     /// Run a hook ourselves, with the state on its standard input.
-    Hook { kind: Text, path: Text, argv: Vec<Text>, env: Option<Vec<Text>>, timeout: Option<u32> },
+    Hook {
+        kind: Text,
+        /// Which of its kind.
+        number: usize,
+        path: Text,
+        argv: Vec<Text>,
+        env: Option<Vec<Text>>,
+        timeout: Option<u32>,
+    },
     /// Look whether one of the program's candidates can be executed, while whoever creates us still listens.
     FindProgram,
     /// Execution domain.
@@ -206,7 +238,17 @@ pub(crate) enum Step {
     /// Priority of block I/O.
     IoPriority { value: u32 },
     /// Scheduling policy.
-    Scheduler { policy: u32, flags: u64, nice: i32, priority: u32, runtime: u64, deadline: u64, period: u64 },
+    Scheduler {
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+        /// The container is bound to some CPUs, which not every policy goes together with.
+        bound: bool,
+    },
     /// CPUs to run on, as bits.
     Affinity { cpus: Vec<u64> },
     /// Where memory comes from.
@@ -245,13 +287,16 @@ impl fmt::Display for Step {
             Self::JoinContainer { .. } => write!(f, "joining the container's namespaces"),
             Self::AwaitMapping => write!(f, "waiting for the user namespace to be mapped"),
             Self::BecomeRoot => write!(f, "becoming root in the user namespace"),
+            Self::OpenClocks => write!(f, "opening timens_offsets"),
             Self::NewTimeNamespace { .. } => write!(f, "making a time namespace"),
             Self::Loopback => write!(f, "bringing the loopback interface up"),
             Self::HostName { name } => write!(f, "setting the host name to {name}"),
             Self::DomainName { name } => write!(f, "setting the domain name to {name}"),
             Self::Label { what, value, .. } => write!(f, "setting the {what} {value:?}"),
             Self::RuntimeHooks => write!(f, "waiting for the runtime's hooks"),
-            Self::Hook { kind, path, .. } => write!(f, "running {kind} hook {path}"),
+            Self::Hook { kind, number, path, .. } => {
+                write!(f, "error running {kind} hook #{number}: {path}")
+            }
             Self::FindProgram => write!(f, "looking for the program"),
             Self::Personality { .. } => write!(f, "setting the personality"),
             Self::IoPriority { .. } => write!(f, "setting the I/O priority"),
@@ -268,12 +313,16 @@ impl fmt::Display for Step {
                 None => write!(f, "opening {} for mounting", source.path),
             },
             Self::PrivateMounts => write!(f, "making mounts private"),
+            Self::SlaveMounts => write!(f, "making mounts slaves"),
             Self::Root { root: Root::Overlay { lower, .. }, .. } => {
                 write!(f, "mounting an overlay of {} layers on /", lower.len())
             }
-            Self::Root { root: Root::Directory { path }, .. } => write!(f, "mounting {path} on /"),
+            Self::Root { root: Root::Directory { path, .. }, .. } => write!(f, "mounting {path} on /"),
             Self::Mount { file_system, destination, .. } => {
                 write!(f, "mounting {file_system} on {destination}")
+            }
+            Self::Bind { source, destination, .. } => {
+                write!(f, "mounting {} on {destination}", source.path)
             }
             Self::PlaceBind { destination, .. } => write!(f, "mounting on {destination}"),
             Self::PlaceShm { destination, .. } => write!(f, "mounting shared memory on {destination}"),
@@ -288,7 +337,8 @@ impl fmt::Display for Step {
             Self::NullInput => write!(f, "opening /dev/null"),
             Self::Terminal { .. } => write!(f, "opening a terminal"),
             Self::MakeDirectory { path } => write!(f, "making directory {path}"),
-            Self::PivotRoot | Self::MoveRoot => write!(f, "changing the root"),
+            Self::PivotRoot | Self::MoveRoot | Self::ChangeRoot => write!(f, "changing the root"),
+            Self::EnterRoot { .. } => write!(f, "entering the container's root"),
             Self::RootPropagation { .. } => write!(f, "setting the propagation of /"),
             Self::OwnStreams { uid, .. } => write!(f, "giving standard streams to user {uid}"),
             Self::Limit { name, .. } => write!(f, "setting limit {name}"),
@@ -360,6 +410,7 @@ mod tests {
                     attributes: Attributes { set: 6, ..Attributes::default() },
                     destination: text("/tmp/ä"),
                     copy_up: false,
+                    inherit_mode: false,
                 },
                 Step::Seccomp { flags: 4, program: Hex(vec![0, 1, 0xab, 0xff]) },
             ],

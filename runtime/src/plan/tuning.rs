@@ -15,7 +15,9 @@ use crate::spec::WindowSize;
 const MOST: usize = 8192;
 
 /// Steps for the process section.
-pub(super) fn process(process: &Process) -> Result<Vec<Step>, Refusal> {
+///
+/// `bound`: the container is bound to some CPUs.
+pub(super) fn process(process: &Process, bound: bool) -> Result<Vec<Step>, Refusal> {
     let mut steps = Vec::new();
     if let Some(priority) = process.io_priority() {
         let class = match priority.class() {
@@ -61,6 +63,7 @@ pub(super) fn process(process: &Process) -> Result<Vec<Step>, Refusal> {
             runtime: scheduler.runtime().unwrap_or(0),
             deadline: scheduler.deadline().unwrap_or(0),
             period: scheduler.period().unwrap_or(0),
+            bound,
         });
     }
     Ok(steps)
@@ -97,10 +100,17 @@ pub(super) fn machine(linux: &Linux) -> Result<Vec<Step>, Refusal> {
             }
         });
         let nodes = policy.nodes().as_deref().unwrap_or_default();
-        steps.push(Step::MemoryPolicy {
-            mode: mode | flags,
-            nodes: cpu_list("linux.memoryPolicy.nodes", nodes)?,
-        });
+        let nodes = cpu_list("linux.memoryPolicy.nodes", nodes).map_err(|refusal| Refusal {
+            reason: format!("invalid memory policy node: {}", refusal.reason),
+            ..refusal
+        })?;
+        let count: u32 = nodes.iter().map(|word| word.count_ones()).sum();
+        if matches!(policy.mode(), MemoryPolicyModeType::MpolDefault | MemoryPolicyModeType::MpolLocal)
+            && count > 0
+        {
+            return refuse("linux.memoryPolicy", format!("mode requires 0 nodes but got {count}"));
+        }
+        steps.push(Step::MemoryPolicy { mode: mode | flags, nodes });
     }
     Ok(steps)
 }
@@ -124,6 +134,12 @@ pub(super) fn cpu_list(field: &str, list: &str) -> Result<Vec<u64>, Refusal> {
         }
     }
     Ok(bits)
+}
+
+/// Every CPU that the kernel lets us have: whoever starts a container may be bound to a few, and that is no
+/// business of the container's.
+pub(super) fn all_cpus() -> Step {
+    Step::Affinity { cpus: vec![u64::MAX; MOST / 64] }
 }
 
 /// Lines for `timens_offsets`.

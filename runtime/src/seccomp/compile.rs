@@ -60,7 +60,7 @@ const FLAG_NEW_LISTENER: u32 = 1 << 3;
 const FLAG_WAIT_KILLABLE: u32 = 1 << 5;
 
 /// What is called between the filter and the program.
-const HANDS_OVER: [&str; 2] = ["sendmsg", "execve"];
+const HANDS_OVER: [&str; 1] = ["sendmsg"];
 
 /// Whether somebody must listen to a filter of this profile.
 pub(crate) fn notifies(profile: &LinuxSeccomp) -> bool {

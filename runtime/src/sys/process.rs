@@ -151,6 +151,17 @@ pub(crate) fn reset_signals() {
     }
 }
 
+/// Lets SIGTERM end this process even if it is the first of a pid namespace, where the default action is none.
+pub(crate) fn end_on_request() {
+    extern "C" fn end(signal: i32) {
+        // SAFETY: _exit may be called at any moment.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    let handler: extern "C" fn(i32) = end;
+    // SAFETY: the handler touches no memory; execve resets it.
+    unsafe { libc::signal(libc::SIGTERM, handler as libc::sighandler_t) };
+}
+
 /// Ignores a signal.
 pub(crate) fn ignore_signal(signal: i32) {
     // SAFETY: ignoring runs no code.

@@ -72,7 +72,7 @@ fn a_failing_hook_ends_the_creation() {
             let err = bundle.oci(&["create", &bundle.id]).fails();
             if bundle.runtime.name == "coracle" {
                 assert!(
-                    err.contains(&format!("running {name} hook /bin/sh: exit status 3: no good")),
+                    err.contains(&format!("running {name} hook #0: /bin/sh: exit status 3: no good")),
                     "{err}"
                 );
                 assert!(bundle.cgroups().is_empty());
@@ -121,5 +121,39 @@ fn hooks_see_the_containers_mounts_before_the_root_changes() {
         let bundle = bundle.with_hooks(hooks);
         bundle.run().ok();
         assert_eq!(fs::read_to_string(file).unwrap(), "1\n");
+    });
+}
+
+#[test]
+fn a_failing_hook_is_told_by_its_number() {
+    here(|bundle| {
+        for kind in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart"] {
+            let hooks = json!({kind: [{"path": "/bin/true"}, {"path": "/bin/false"}]});
+            let error = bundle.another().with_hooks(hooks).run().fails();
+            assert!(error.contains(&format!("error running {kind} hook #1: /bin/false")), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_hook_in_the_container_has_the_programs_environment() {
+    here(|bundle| {
+        let script = "echo \"$NAME $HOME\" > /data/seen";
+        let hooks = json!({"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+        let bundle = bundle.with_hooks(hooks);
+        bundle.run().ok();
+        assert_eq!(fs::read_to_string(bundle.root().join("data/seen")).unwrap(), "value /\n");
+    });
+}
+
+#[test]
+fn a_hook_before_the_change_of_root_starts_in_the_new_one() {
+    // As runc does since 1.2; crun starts it in the bundle.
+    here(|bundle| {
+        let hooks =
+            json!({"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "touch ./data/here"]}]});
+        let bundle = bundle.with_hooks(hooks);
+        let ran = bundle.run();
+        assert!(bundle.root().join("data/here").exists(), "{ran:?}");
     });
 }

@@ -145,11 +145,7 @@ fn failures_are_one_line_that_names_step_and_object() {
         mount("/x", "tmpfs", "x", &["size=zz"]),
         "mounting tmpfs on /x: tmpfs: Bad value for 'size'",
     );
-    says(
-        "/mounts",
-        mount("/x", "bind", "/nowhere", &["bind"]),
-        "opening /nowhere for mounting: No such file",
-    );
+    says("/mounts", mount("/x", "bind", "/nowhere", &["bind"]), "mounting /nowhere on /x: No such file");
     says("/linux/sysctl", json!({"kernel.core_pattern": "|/x"}), "linux.sysctl[kernel.core_pattern]");
     says("/root/path", json!("nothing"), "nothing");
     says("/ociVersion", json!("3.0.0"), "ociVersion");
@@ -170,5 +166,44 @@ fn logs_are_written_for_engines() {
         assert_eq!(line["level"], "error");
         assert!(line["msg"].as_str().unwrap().contains("executable file not found"), "{line}");
         assert!(line["time"].as_str().unwrap().ends_with('Z'));
+    });
+}
+
+#[test]
+fn what_has_stopped_takes_no_signal() {
+    everywhere(|bundle| {
+        let bundle = bundle.args(&["true"]);
+        bundle.create();
+        bundle.start();
+        bundle.becomes("stopped");
+        bundle.oci(&["kill", &bundle.id, "TERM"]).fails();
+        if bundle.runtime.name == "coracle" {
+            assert!(bundle.oci(&["kill", &bundle.id, "0"]).fails().contains("container not running"));
+            // All of none is not an error.
+            bundle.oci(&["kill", "--all", &bundle.id, "0"]).ok();
+        }
+    });
+}
+
+#[test]
+fn a_missing_directory_of_states_is_told() {
+    here(|bundle| {
+        // The bundle's own has not been made yet.
+        assert!(bundle.oci(&["list"]).fails().contains("No such file"));
+    });
+}
+
+#[test]
+fn everything_is_told_when_asked() {
+    here(|bundle| {
+        let bundle = bundle.args(&["true"]);
+        bundle.write();
+        let ran = bundle.oci(&["--debug", "run", &bundle.id]);
+        assert!(ran.err.contains("level=debug msg=\"mounting proc on /proc\""), "{ran:?}");
+        let ran = bundle.oci(&["--debug", "--log", "log", "--log-format", "json", "run", &bundle.id]);
+        assert_eq!(ran.err, "");
+        let log = std::fs::read_to_string(bundle.path("log")).unwrap();
+        assert!(log.contains("\"level\":\"debug\""), "{log}");
+        assert!(bundle.oci(&["-v"]).ok().contains("spec: 1."));
     });
 }

@@ -131,3 +131,16 @@ fn a_cgroup_that_others_are_in_is_refused() {
         }
     });
 }
+
+#[test]
+fn the_smallest_limit_on_processes_is_one() {
+    here(|bundle| {
+        let bundle = bundle.args(&["sleep", "1000"]);
+        bundle.create();
+        bundle.start();
+        bundle.oci(&["update", "--pids-limit", "0", &bundle.id]).ok();
+        let files = bundle.cgroups().into_iter().map(|path| path.join("pids.max"));
+        let found: Vec<_> = files.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+        assert_eq!(found, ["1\n"]);
+    });
+}

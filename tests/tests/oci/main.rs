@@ -7,10 +7,12 @@
 
 mod engines;
 mod escapes;
+mod exec;
 mod files;
 mod hooks;
 mod lifecycle;
 mod limits;
+mod mounts;
 mod namespaces;
 mod process;
 mod seccomp;

@@ -187,3 +187,38 @@ fn an_unprivileged_user_runs_containers() {
         assert_eq!(out.split_whitespace().collect::<Vec<_>>(), ["0", "0", "65534", "1", "coracle"]);
     });
 }
+
+#[test]
+fn clocks_have_offsets_in_a_user_namespace_and_are_joined() {
+    here(|bundle| {
+        let bundle = in_user_namespace(bundle)
+            .and("/linux/namespaces", json!({"type": "time"}))
+            .with("/linux/timeOffsets", json!({"boottime": {"secs": 1337}, "monotonic": {"secs": 7881}}))
+            .args(&["sleep", "1000"]);
+        bundle.create();
+        bundle.start();
+        let show = |bundle: &Bundle| {
+            let seen =
+                bundle.oci(&["exec", &bundle.id, "cat", "/proc/self/timens_offsets", "/proc/self/uid_map"]);
+            seen.ok().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let offsets = ["monotonic", "7881", "0", "boottime", "1337", "0", "0", "100000", "65536"];
+        assert_eq!(show(&bundle), offsets);
+        // Another container in all of them but the mounts.
+        let pid = bundle.state()["pid"].to_string();
+        let mut other = in_user_namespace(bundle.another()).args(&["sleep", "1000"]);
+        let kinds = KINDS.iter().copied().chain([("user", "user"), ("time", "time")]);
+        let joined = kinds.map(|(kind, file)| match kind {
+            "mount" => json!({"type": kind}),
+            _ => json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}),
+        });
+        other.config["linux"]["namespaces"] = joined.collect();
+        let linux = other.config["linux"].as_object_mut().unwrap();
+        linux.remove("uidMappings");
+        linux.remove("gidMappings");
+        other.config.as_object_mut().unwrap().remove("hostname");
+        other.create();
+        other.start();
+        assert_eq!(show(&other), offsets);
+    });
+}

@@ -208,3 +208,42 @@ fn read_until(terminal: &rustix::fd::OwnedFd, end: &str) -> String {
     }
     text
 }
+
+#[test]
+fn a_terminal_in_the_foreground_adds_nothing() {
+    // Debian's runc wants a terminal of its own for that, and crun leaves the carriage returns in.
+    here(|bundle| {
+        let bundle = bundle.with("/process/terminal", json!(true)).script("echo one; echo two");
+        assert_eq!(bundle.run().ok(), "one\ntwo\n");
+    });
+}
+
+#[test]
+fn of_variables_with_one_name_the_last_counts() {
+    here(|bundle| {
+        std::fs::write(bundle.root().join("etc/passwd"), "app:x:7:7::/home/app:/bin/sh\n").unwrap();
+        let env = json!(["PATH=/bin", "A=1", "HOME=/first", "B=", "A=2", "HOME="]);
+        let user = json!({"uid": 7, "gid": 7});
+        let bundle = bundle.with("/process/env", env).with("/process/user", user).args(&["env"]);
+        let out = bundle.run().ok();
+        let mut lines: Vec<&str> = out.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["A=2", "B=", "HOME=/home/app", "PATH=/bin"]);
+    });
+}
+
+#[test]
+fn capabilities_that_cannot_be_had_are_warned_about() {
+    here(|bundle| {
+        let sets = json!({
+            "bounding": ["CAP_KILL", "CAP_CHOWN", "CAP_OF_TOMORROW"], "permitted": ["CAP_KILL", "CAP_CHOWN"],
+            "effective": ["CAP_KILL"], "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL", "CAP_CHOWN"],
+        });
+        let bundle =
+            bundle.with("/process/capabilities", sets).args(&["grep", "CapAmb", "/proc/self/status"]);
+        let ran = bundle.run();
+        assert!(ran.err.contains("CAP_OF_TOMORROW"), "{ran:?}");
+        assert!(ran.err.contains("can't raise ambient capability CAP_CHOWN: "), "{ran:?}");
+        assert_eq!(ran.ok(), "CapAmb:\t0000000000000020\n");
+    });
+}

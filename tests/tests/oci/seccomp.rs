@@ -115,3 +115,23 @@ fn a_listener_goes_to_the_agent() {
         assert!(bundle.with("/linux/seccomp", filter).run().fails().contains("listenerPath"));
     });
 }
+
+#[test]
+fn a_hook_in_the_container_is_under_the_filter() {
+    here(|bundle| {
+        for no_new_privileges in [true, false] {
+            let hooks =
+                json!({"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "mkdir /data/x"]}]});
+            let filter = profile("SCMP_ACT_KILL_PROCESS", &["mkdir", "mkdirat"], json!({}));
+            let bundle = bundle
+                .another()
+                .with("/linux/seccomp", filter)
+                .with("/process/noNewPrivileges", json!(no_new_privileges))
+                .with("/process/rlimits", json!([{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]))
+                .with_hooks(hooks);
+            let error = bundle.run().fails();
+            assert!(error.contains("startContainer hook #0"), "{error}");
+            assert!(!bundle.root().join("data/x").exists());
+        }
+    });
+}
