@@ -104,3 +104,86 @@ fn a_server_and_an_agent_share_an_instance_and_die_apart() {
     assert_eq!(restarts.ok(), "0 0");
     cluster.down().ok();
 }
+
+/// Everything that a power cut takes: processes, what is in memory (the run directory), links and rules of the network.
+fn cut_power(cluster: &Cluster, marker: &str) {
+    let directory = cluster.machine.path("").display().to_string();
+    let all = || -> Vec<i32> {
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let ours = processes.filter(|entry| {
+            let read = |name: &str| std::fs::read(entry.path().join(name)).unwrap_or_default();
+            let names = |bytes: &[u8], text: &str| String::from_utf8_lossy(bytes).contains(text);
+            names(&read("cmdline"), &directory) || names(&read("cgroup"), marker)
+        });
+        ours.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
+    };
+    eventually("all processes are gone", || {
+        let left = all();
+        for pid in left.iter().filter_map(|pid| rustix::process::Pid::from_raw(*pid)) {
+            _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+    let run = cluster.machine.path("run");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    for point in points.filter(|point| point.starts_with(&directory)) {
+        _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
+    }
+    std::fs::remove_dir_all(run).expect("the run directory");
+    let links = cluster.machine.run("ip", ["-o", "link"]).ok();
+    for link in links.lines().filter_map(|line| line.split(": ").nth(1)) {
+        let name = link.split('@').next().unwrap_or(link);
+        if name != "lo" {
+            // One half of a pair takes the other one along.
+            _ = cluster.machine.run("ip", ["link", "delete", name]);
+        }
+    }
+    cluster.machine.run("nft", ["flush", "ruleset"]).ok();
+}
+
+#[test]
+fn pods_of_the_api_come_back_after_a_power_cut_with_the_server_away() {
+    let mut cluster = Cluster::with(
+        Machine::new(),
+        Options { subcommand: vec!["server".to_owned()], ..Options::default() },
+    );
+    eventually("the server writes a kubeconfig", || {
+        cluster.kubeconfig().exists().then_some(()).ok_or_else(|| cluster.log())
+    });
+    let agent = Agent::start(&cluster);
+    cluster.wait_ready();
+    let marker = cluster.cgroup_marker();
+    let said = cluster.machine.path("said");
+    std::fs::create_dir(&said).expect("a directory");
+    cluster
+        .apply(&format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: word}}\ndata: {{word: hush}}\n---\napiVersion: v1\nkind: Pod\n\
+             metadata: {{name: one}}\nspec:\n  terminationGracePeriodSeconds: 0\n  volumes: [{{name: s, hostPath: {{path: {}}}}}]\n  \
+             containers:\n  - name: a\n    image: '{BUSYBOX}'\n    command: [sh, -c, 'echo $WORD >> /s/log; exec sleep 100000']\n    \
+             env: [{{name: WORD, valueFrom: {{configMapKeyRef: {{name: word, key: word}}}}}}]\n    volumeMounts: [{{name: s, mountPath: /s}}]\n",
+            said.display()
+        ))
+        .ok();
+    cluster.kubectl(["wait", "--for=condition=Ready", "pod/one", "--timeout=60s"]).ok();
+    let log = || std::fs::read_to_string(said.join("log")).unwrap_or_default();
+    assert_eq!(log(), "hush\n");
+
+    cluster.kill();
+    drop(agent);
+    cut_power(&cluster, &marker);
+    let _agent = Agent::start(&cluster);
+    eventually("the pod runs without a server, with what its objects said", || {
+        if log() == "hush\nhush\n" { Ok(()) } else { Err(log()) }
+    });
+    cluster.start();
+    cluster.wait_ready();
+    eventually("the server hears of it", || {
+        let path = "jsonpath={.status.phase} {.status.containerStatuses[0].restartCount}";
+        let state = cluster.kubectl(["get", "pod", "one", "-o", path]).ok();
+        if state == "Running 1" { Ok(()) } else { Err(state) }
+    });
+    assert_eq!(log(), "hush\nhush\n", "it was started once");
+    cluster.kubectl(["delete", "pod", "one", "--grace-period=0", "--force"]).ok();
+    cluster.down().ok();
+}

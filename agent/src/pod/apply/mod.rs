@@ -53,7 +53,7 @@ pub(super) enum Outcome {
 /// A container that was started.
 #[derive(Debug)]
 pub(super) struct Started {
-    pub(super) run: ContainerSeen,
+    pub(super) run: Box<ContainerSeen>,
     /// What its postStart hook said, if it failed.
     pub(super) hook_failure: Option<String>,
 }

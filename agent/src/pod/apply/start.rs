@@ -155,7 +155,7 @@ async fn start(mut input: StartInput) -> Result<Started, StartFailure> {
         }
         None => None,
     };
-    Ok(Started { run, hook_failure })
+    Ok(Started { run: Box::new(run), hook_failure })
 }
 
 /// A program that cannot be executed is a run that ended at once; anything else is tried again and does not count.

@@ -185,7 +185,7 @@ impl Facts {
                 match result {
                     Ok(started) => {
                         self.failures.remove(&container);
-                        let mut run = started.run;
+                        let mut run = *started.run;
                         run.hook_failed = started.hook_failure.is_some();
                         self.add_run(&container, run);
                     }
