@@ -1,7 +1,7 @@
-//! An API server over the memory store, for trying clients: no scheduler, no controllers, no nodes.
+//! An API server alone, for trying and measuring: no scheduler, no controllers, no nodes.
 //!
-//! `cargo run -p apiserver --example serve -- DIRECTORY [ADDRESS]` makes certificates in the directory, writes
-//! `DIRECTORY/kubeconfig` and serves until it is interrupted.
+//! `cargo run -p apiserver --example serve -- DIRECTORY [ADDRESS [STORE]]` makes certificates in the directory, writes
+//! `DIRECTORY/kubeconfig` and serves until it is interrupted. STORE is `memory`, `embedded`, or the URL of an etcd.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,11 +9,18 @@ use std::sync::Arc;
 
 use apiserver::pki::{Pki, Subject, kubeconfig, write_private};
 use apiserver::{ApiServer, Config};
+use store::Store;
+use store::embedded::EmbeddedStore;
+use store::etcd::EtcdStore;
 use store::memory::MemoryStore;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-#[tokio::main]
+/// As in the real program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main(worker_threads = 2)]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let directory = PathBuf::from(arguments.next().ok_or("usage: serve DIRECTORY [ADDRESS]")?);
@@ -39,7 +46,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     write_private(&file, kubeconfig(&format!("https://{address}"), pki.ca(), "admin", &admin).as_bytes())?;
 
     let config = Config { advertise: (address.ip(), address.port()), ..Config::default() };
-    let api = ApiServer::new(Arc::new(MemoryStore::new()), config);
+    let store: Arc<dyn Store> = match arguments.next().as_deref().unwrap_or("memory") {
+        "memory" => Arc::new(MemoryStore::new()),
+        "embedded" => Arc::new(EmbeddedStore::open(directory.join("store"), Default::default())?),
+        etcd => Arc::new(EtcdStore::connect(store::etcd::Options::new([etcd])).await?),
+    };
+    let api = ApiServer::new(store, config);
     api.start().await?;
     eprintln!("serving on https://{address}: export KUBECONFIG={}", file.display());
     let stop = CancellationToken::new();

@@ -18,7 +18,23 @@ pub struct Body(Kind);
 
 enum Kind {
     Chunks(VecDeque<Bytes>),
+    Made(Made),
     Stream(BoxStream<'static, Result<Bytes, BodyError>>),
+}
+
+/// Chunks that are made when they are wanted, of a length that is known beforehand.
+struct Made {
+    left: usize,
+    next: Box<dyn FnMut() -> Option<Bytes> + Send>,
+}
+
+impl Made {
+    fn next(&mut self) -> Option<Bytes> {
+        let chunk = (self.next)()?;
+        debug_assert!(chunk.len() <= self.left, "the length is known");
+        self.left = self.left.saturating_sub(chunk.len());
+        Some(chunk)
+    }
 }
 
 /// The body is longer than allowed, or broke off.
@@ -39,6 +55,12 @@ impl Body {
     /// Chunks that are all there.
     pub fn chunks(chunks: impl IntoIterator<Item = Bytes>) -> Body {
         Body(Kind::Chunks(chunks.into_iter().filter(|chunk| !chunk.is_empty()).collect()))
+    }
+
+    /// Chunks that are made one after the other when the connection takes them: a long list is never in memory as a whole.
+    /// All together they have `length` bytes.
+    pub(crate) fn made(length: usize, next: impl FnMut() -> Option<Bytes> + Send + 'static) -> Body {
+        Body(Kind::Made(Made { left: length, next: Box::new(next) }))
     }
 
     /// Chunks that come one after the other.
@@ -68,6 +90,9 @@ impl Body {
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes, BodyError>> {
         match self.0 {
             Kind::Chunks(chunks) => futures_util::stream::iter(chunks.into_iter().map(Ok)).boxed(),
+            Kind::Made(mut made) => {
+                futures_util::stream::iter(std::iter::from_fn(move || made.next().map(Ok))).boxed()
+            }
             Kind::Stream(stream) => stream,
         }
     }
@@ -76,6 +101,7 @@ impl Body {
     pub fn known_length(&self) -> Option<usize> {
         match &self.0 {
             Kind::Chunks(chunks) => Some(chunks.iter().map(Bytes::len).sum()),
+            Kind::Made(made) => Some(made.left),
             Kind::Stream(_) => None,
         }
     }
@@ -87,6 +113,13 @@ impl Body {
             Kind::Chunks(chunks) => {
                 let mut whole = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
                 chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+                whole.freeze()
+            }
+            Kind::Made(mut made) => {
+                let mut whole = BytesMut::with_capacity(made.left);
+                while let Some(chunk) = made.next() {
+                    whole.extend_from_slice(&chunk);
+                }
                 whole.freeze()
             }
             Kind::Stream(_) => Bytes::new(),
@@ -155,6 +188,7 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.0 {
             Kind::Chunks(chunks) => Poll::Ready(chunks.pop_front().map(|chunk| Ok(Frame::data(chunk)))),
+            Kind::Made(made) => Poll::Ready(made.next().map(|chunk| Ok(Frame::data(chunk)))),
             Kind::Stream(stream) => {
                 stream.poll_next_unpin(cx).map(|next| next.map(|chunk| chunk.map(Frame::data)))
             }
@@ -162,7 +196,11 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.0, Kind::Chunks(chunks) if chunks.is_empty())
+        match &self.0 {
+            Kind::Chunks(chunks) => chunks.is_empty(),
+            Kind::Made(made) => made.left == 0,
+            Kind::Stream(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {

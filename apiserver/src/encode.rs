@@ -3,7 +3,7 @@
 //! Objects are spliced and sliced by position (see [`crate::object`]), so the order of the top level matters; everything
 //! below is as `manifests::encode` writes it.
 
-use manifests::encode::{EncodeError, to_value};
+use manifests::encode::{EncodeError, Parts, to_parts};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -11,7 +11,8 @@ use crate::object::Layout;
 
 /// The stored form of an object. Its metadata must have no resourceVersion.
 pub(crate) fn encode<T: Serialize>(layout: &Layout, object: &T) -> Result<Vec<u8>, EncodeError> {
-    Ok(stored_form(layout, to_value(object)?))
+    let Parts { metadata, rest } = to_parts(object)?;
+    Ok(layout.assemble(&metadata, &rest))
 }
 
 /// The stored form of an object that is a value.

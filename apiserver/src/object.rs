@@ -186,12 +186,24 @@ impl Object {
     /// The bytes as the store has them.
     pub(crate) fn stored(&self, layout: &Layout) -> Vec<u8> {
         let json = self.json_bytes();
+        let (head, tail) = self.around_version(layout);
+        [&json[..head], &json[tail..]].concat()
+    }
+
+    /// Whether the store has just these bytes.
+    pub(crate) fn is_stored_as(&self, layout: &Layout, stored: &[u8]) -> bool {
+        let json = self.json_bytes();
+        let (head, tail) = self.around_version(layout);
+        stored.strip_prefix(&json[..head]).is_some_and(|rest| rest == &json[tail..])
+    }
+
+    /// Where the version begins in the encoded object, and where it ends.
+    fn around_version(&self, layout: &Layout) -> (usize, usize) {
         let head = layout.stored_head.len();
         let digits = self.revision.checked_ilog10().unwrap_or(0) as usize + 1;
         // The separator after the version is absent when nothing else is in the metadata.
-        let skip = head + VERSION_OPEN.len() + digits + 1;
-        let skip = if json.get(skip) == Some(&b',') { skip + 1 } else { skip };
-        [&json[..head], &json[skip..]].concat()
+        let tail = head + VERSION_OPEN.len() + digits + 1;
+        (head, if self.json_bytes().get(tail) == Some(&b',') { tail + 1 } else { tail })
     }
 
     /// The same object in an event of another type.
@@ -256,6 +268,8 @@ mod tests {
                 );
                 serde_json::from_slice::<serde_json::Value>(&object.json()).expect("valid JSON");
                 assert_eq!(object.stored(&layout), stored.as_bytes());
+                assert!(object.is_stored_as(&layout, stored.as_bytes()));
+                assert!(!object.is_stored_as(&layout, &stored.as_bytes()[1..]));
             }
         }
     }

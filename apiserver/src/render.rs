@@ -24,7 +24,7 @@ use crate::request::accept::{Format, Output, Shape};
 use crate::table::{IncludeObject, TableWriter};
 
 /// Lists longer than this are written in chunks of about this size.
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = 64 << 10;
 
 /// An answer with a body of JSON.
 pub(crate) fn json(code: StatusCode, body: impl Into<Body>) -> Response<Body> {
@@ -70,7 +70,7 @@ pub(crate) fn refusal(error: ApiError) -> Response<Body> {
 }
 
 /// An error with its sources.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -94,6 +94,7 @@ pub(crate) fn reply(call: &Call, reply: Reply) -> Response<Body> {
         Reply::List(list) => {
             let body = match call.output.shape {
                 Shape::Table => table(call, &list),
+                Shape::Whole if call.row.view.is_none() => plain_list(call, list),
                 Shape::Whole | Shape::Metadata => list_body(call, &list),
             };
             json(StatusCode::OK, body)
@@ -172,6 +173,49 @@ fn list_metadata(list: &ListReply) -> Value {
     metadata
 }
 
+/// What stands before the items of a list, and after them.
+fn list_open(api_version: &str, kind: &str, list: &ListReply) -> String {
+    let metadata = list_metadata(list);
+    format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{metadata},"items":["#)
+}
+
+const LIST_CLOSE: &[u8] = b"]}\n";
+
+/// A list of objects as they are in the cache: copied when the connection takes them.
+fn plain_list(call: &Call, list: ListReply) -> Body {
+    let row = call.row.clone();
+    let open = list_open(&row.kind.api_version(), &format!("{}List", row.kind.kind), &list);
+    let objects = list.listed.objects;
+    let layout = &row.cache.storage.layout;
+    // A brace before each and a comma between them.
+    let items: usize = objects.iter().map(|object| object.list_tail(layout).len() + 2).sum();
+    let length = open.len() + items - usize::from(!objects.is_empty()) + LIST_CLOSE.len();
+    let (mut open, mut objects, mut closed) = (Some(open), objects.into_iter(), false);
+    Body::made(length, move || {
+        if closed {
+            return None;
+        }
+        let mut chunk = Vec::with_capacity(length.min(CHUNK + CHUNK / 4));
+        let mut first = open.is_some();
+        if let Some(open) = open.take() {
+            chunk.extend_from_slice(open.as_bytes());
+        }
+        for object in objects.by_ref() {
+            if !std::mem::take(&mut first) {
+                chunk.push(b',');
+            }
+            chunk.push(b'{');
+            chunk.extend_from_slice(object.list_tail(&row.cache.storage.layout));
+            if chunk.len() >= CHUNK {
+                return Some(chunk.into());
+            }
+        }
+        closed = true;
+        chunk.extend_from_slice(LIST_CLOSE);
+        Some(chunk.into())
+    })
+}
+
 fn list_body(call: &Call, list: &ListReply) -> Body {
     let row = &call.row;
     let metadata_only = call.output.shape == Shape::Metadata;
@@ -180,26 +224,20 @@ fn list_body(call: &Call, list: &ListReply) -> Body {
     } else {
         (row.kind.api_version(), format!("{}List", row.kind.kind))
     };
-    let metadata = list_metadata(list);
     let mut out = Chunks::default();
-    out.chunk.extend(
-        format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{metadata},"items":["#).bytes(),
-    );
+    out.chunk.extend_from_slice(list_open(&api_version, &kind, list).as_bytes());
     for (index, object) in list.listed.objects.iter().enumerate() {
         if index > 0 {
             out.chunk.push(b',');
         }
         if metadata_only {
             out.chunk.extend_from_slice(&partial(object.json_bytes()));
-        } else if row.view.is_some() {
-            out.chunk.extend_from_slice(&row.shown(&object.json()));
         } else {
-            out.chunk.push(b'{');
-            out.chunk.extend_from_slice(object.list_tail(&row.cache.storage.layout));
+            out.chunk.extend_from_slice(&row.shown(&object.json()));
         }
         out.cut();
     }
-    out.chunk.extend_from_slice(b"]}\n");
+    out.chunk.extend_from_slice(LIST_CLOSE);
     out.finish()
 }
 

@@ -45,9 +45,11 @@ impl ApiServer {
         let mut attempts = 0;
         let (written, warnings) = loop {
             attempts += 1;
-            match self.create_once(call, &*object, &writer, write.dry_run).await {
-                Err(Error::Api(error))
-                    if error.is_already_exists() && is_generated(&*object) && attempts < NAME_ATTEMPTS => {}
+            if !is_generated(&*object) {
+                break self.create_once(call, object, &writer, write.dry_run).await?;
+            }
+            match self.create_once(call, object.boxed(), &writer, write.dry_run).await {
+                Err(Error::Api(error)) if error.is_already_exists() && attempts < NAME_ATTEMPTS => {}
                 done => break done?,
             }
         };
@@ -58,11 +60,10 @@ impl ApiServer {
     async fn create_once(
         &self,
         call: &Call,
-        object: &dyn AnyObject,
+        mut object: Box<dyn AnyObject>,
         writer: &Writer,
         dry_run: bool,
     ) -> Result<(Bytes, Vec<String>), Error> {
-        let mut object = object.boxed();
         metadata::before_create(object.meta_mut(), call.row.kind.has_generation, self.now());
         let name = object.meta().name.clone().unwrap_or_default();
         let key = call.row.relative_key(&call.path.namespace, &name);

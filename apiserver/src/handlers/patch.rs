@@ -12,7 +12,7 @@ use super::apply::MEDIA_TYPE;
 use super::update::{check_name, decide};
 use super::{Call, Reply};
 use crate::error::Error;
-use crate::ownership::Account;
+use crate::ownership::{Account, bare};
 use crate::patch::{self, PatchType};
 use crate::registry::Part;
 use crate::request::content;
@@ -45,9 +45,9 @@ impl ApiServer {
                 let json = row.shown(&current.json);
                 let value: Value = serde_json::from_slice(&json)
                     .map_err(|source| Error::Stored { key: call.key(), source })?;
-                let value = patch::apply(kind, &value, &body, &type_name).map_err(ApiError::from)?;
-                let decoded =
-                    decode::decode(row, Document { value, duplicates: Vec::new() }, write.field_validation)?;
+                let patched = patch::apply(kind, &value, &body, &type_name).map_err(ApiError::from)?;
+                let document = Document { value: patched, duplicates: Vec::new() };
+                let decoded = decode::decode(row, document, write.field_validation)?;
                 let mut object = decoded.object;
                 check_name(object.meta().name.as_deref(), &call.path.name)?;
                 metadata::match_namespace(object.meta_mut(), row.kind.namespaced, &call.path.namespace)?;
@@ -58,7 +58,10 @@ impl ApiServer {
                     current,
                     object,
                     &self.env_of(&call.identity, &self.policy()),
-                    Account::Of(&writer),
+                    match row.view {
+                        None => Account::From(&writer, bare(value)),
+                        Some(_) => Account::Of(&writer),
+                    },
                 )
             })
             .await?;

@@ -324,6 +324,8 @@ impl Writer {
 pub(crate) enum Account<'a> {
     /// They follow from what a writer changes.
     Of(&'a Writer),
+    /// The same, where the state before is at hand as a value, without what changes with every write.
+    From(&'a Writer, Value),
     /// They are known.
     Given(Option<Vec<ManagedFieldsEntry>>),
 }
@@ -331,24 +333,26 @@ pub(crate) enum Account<'a> {
 impl Account<'_> {
     /// Sets the owners of a new object's fields. `current` is its state before, if there is one.
     pub(crate) fn keep(
-        &self,
+        self,
         new: &mut dyn AnyObject,
         current: Option<&Current>,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let owners = match self {
-            Account::Given(owners) => owners.clone(),
-            Account::Of(writer) => {
-                let sent = new.meta_mut().managed_fields.take();
-                let name = || new.meta().name.clone().unwrap_or_default();
-                let value = new.to_value().map_err(|source| Error::Encode { key: name(), source })?;
-                let live = current.map(Current::bare).transpose()?;
-                let kept = current
-                    .and_then(|current| current.object.as_ref())
-                    .and_then(|object| object.meta().managed_fields.as_deref());
-                writer.updated(live.as_ref(), &bare(value), sent.as_deref(), kept, now)
+        let (writer, live) = match self {
+            Account::Given(owners) => {
+                new.meta_mut().managed_fields = owners;
+                return Ok(());
             }
+            Account::Of(writer) => (writer, current.map(Current::bare).transpose()?),
+            Account::From(writer, live) => (writer, Some(live)),
         };
+        let sent = new.meta_mut().managed_fields.take();
+        let name = || new.meta().name.clone().unwrap_or_default();
+        let value = new.to_value().map_err(|source| Error::Encode { key: name(), source })?;
+        let kept = current
+            .and_then(|current| current.object.as_ref())
+            .and_then(|object| object.meta().managed_fields.as_deref());
+        let owners = writer.updated(live.as_ref(), &bare(value), sent.as_deref(), kept, now);
         new.meta_mut().managed_fields = owners;
         Ok(())
     }

@@ -103,8 +103,8 @@ impl ApiServer {
                 Decision::Keep => (Outcome::Unchanged, None, None, Claims::default()),
                 Decision::Put(object, claims) => {
                     let stored = Bytes::from(encode(object)?);
-                    let before = cached.as_ref().map(|cached| cached.stored(layout));
-                    if before.is_some_and(|before| before == stored) && claims == Claims::default() {
+                    let same = cached.as_ref().is_some_and(|cached| cached.is_stored_as(layout, &stored));
+                    if same && claims == Claims::default() {
                         (Outcome::Unchanged, None, None, claims)
                     } else {
                         let outcome = if cached.is_some() { Outcome::Updated } else { Outcome::Created };

@@ -5,7 +5,11 @@
 //! reads an object and sends it back without `hostNetwork: false` must not have changed it, or a Deployment would roll
 //! out for nothing. So objects are written here, by Go's rules, before they are stored, compared or hashed.
 
+mod parts;
 mod serializer;
+mod text;
+
+pub use parts::Parts;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -22,7 +26,14 @@ pub fn to_value<T: Serialize + ?Sized>(object: &T) -> Result<Value, EncodeError>
 
 /// The object as text.
 pub fn to_vec<T: Serialize + ?Sized>(object: &T) -> Result<Vec<u8>, EncodeError> {
-    serde_json::to_vec(&to_value(object)?).map_err(|error| EncodeError(error.to_string()))
+    let mut out = Vec::with_capacity(1024);
+    object.serialize(text::Writer { out: &mut out, of: "", field: "" })?;
+    Ok(out)
+}
+
+/// The object as text, with its metadata apart and without its type.
+pub fn to_parts<T: Serialize + ?Sized>(object: &T) -> Result<Parts, EncodeError> {
+    object.serialize(parts::Top)
 }
 
 /// Whether two objects say the same: upstream's semantic equality, in which what is empty equals what is missing.
@@ -250,6 +261,22 @@ mod tests {
     fn check<T: DeserializeOwned + Serialize>(given: Value, expected: Value) {
         let object: T = serde_json::from_value(given.clone()).unwrap();
         assert_eq!(to_value(&object).unwrap(), expected, "{given}");
+        let text = to_vec(&object).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&text).unwrap(), expected, "{given}");
+        let Parts { metadata, rest } = to_parts(&object).unwrap();
+        let metadata = if metadata.is_empty() { b"null".to_vec() } else { metadata };
+        let whole = [b"{\"metadata\":".to_vec(), metadata, rest, b"}".to_vec()].concat();
+        let mut whole: Value = serde_json::from_slice(&whole).unwrap();
+        for field in ["apiVersion", "kind", "metadata"] {
+            if whole[field].is_null() {
+                whole[field] = expected[field].clone();
+            }
+        }
+        assert_eq!(
+            whole.as_object().unwrap().values().filter(|value| !value.is_null()).count(),
+            expected.as_object().unwrap().len()
+        );
+        assert!(expected.as_object().unwrap().iter().all(|(key, value)| whole[key] == *value), "{given}");
     }
 
     #[test]

@@ -155,6 +155,7 @@ impl Writer {
         }
         write.commit().map_err(|error| Failure::During(error.into()))?;
         self.meta = meta;
+        self.shared.reached(meta.revision);
         self.hub.publish(commits);
         Ok(answers)
     }
@@ -235,6 +236,7 @@ impl Writer {
         }
         info!(path = %self.shared.path.display(), revision = %meta.revision, "opened the store again");
         self.shared.set(Some(Arc::new(database)));
+        self.shared.reached(meta.revision);
         self.meta = meta;
         self.failed = false;
         Ok(())
