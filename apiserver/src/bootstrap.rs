@@ -1,7 +1,8 @@
 //! What every cluster has from its first moment: made on start, and made again if it was deleted in between.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{Method, Request, StatusCode};
@@ -25,24 +26,15 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 struct Wanted {
     collection: &'static str,
     object: Value,
-    /// It says where this server is, so it is brought up to date when it is there already.
-    current: bool,
 }
 
 impl ApiServer {
     /// Makes what is missing.
     pub(crate) async fn bootstrap(&self) -> Result<(), ApiError> {
-        for Wanted { collection, object, current } in wanted(&self.config) {
-            let refused = match self.ask(Method::POST, collection, &object).await {
-                Err(error) => error,
-                Ok(()) => continue,
-            };
-            if !refused.is_already_exists() {
-                return Err(refused);
-            }
-            if current {
-                let name = object["metadata"]["name"].as_str().unwrap_or_default();
-                self.ask(Method::PUT, &format!("{collection}/{name}"), &object).await?;
+        for Wanted { collection, object } in wanted(&self.config) {
+            match self.ask(Method::POST, collection, &object).await {
+                Err(refused) if !refused.is_already_exists() => return Err(refused),
+                _ => {}
             }
         }
         self.bootstrap_roles().await
@@ -96,20 +88,34 @@ impl ApiServer {
     }
 
     pub(crate) async fn ask(&self, method: Method, path: &str, object: &Value) -> Result<(), ApiError> {
+        self.ask_for(method, path, object).await.map(drop)
+    }
+
+    /// An object, if it is there.
+    pub(crate) async fn read(&self, path: &str) -> Result<Option<Value>, ApiError> {
+        match self.ask_for(Method::GET, path, &Value::Null).await {
+            Ok(body) => serde_json::from_slice(&body).map(Some).map_err(ApiError::internal),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn ask_for(&self, method: Method, path: &str, object: &Value) -> Result<Bytes, ApiError> {
         let method_is_patch = method == Method::PATCH;
         let request = Request::builder().method(method).uri(path).header(USER_AGENT, "kube-apiserver");
         let request = match method_is_patch {
             true => request.header(CONTENT_TYPE, "application/merge-patch+json"),
             false => request,
         };
-        let request = request.body(Body::from(object.to_string()));
+        let body = if object.is_null() { Body::empty() } else { Body::from(object.to_string()) };
+        let request = request.body(body);
         let request = request.map_err(ApiError::internal)?;
         let response = self.handle(request, Identity::user("system:apiserver", ["system:masters"])).await;
         let status = response.status();
-        if status == StatusCode::OK || status == StatusCode::CREATED {
-            return Ok(());
-        }
         let body = response.into_body().collect().await.map_err(ApiError::internal)?.to_bytes();
+        if status == StatusCode::OK || status == StatusCode::CREATED {
+            return Ok(body);
+        }
         Err(ApiError::from_response(status.as_u16(), &body))
     }
 }
@@ -124,7 +130,7 @@ fn have_one(list: &Value, wanted: &Value) -> bool {
 
 /// In the order in which they can be made.
 fn wanted(config: &Config) -> Vec<Wanted> {
-    let fixed = |collection, object| Wanted { collection, object, current: false };
+    let fixed = |collection, object| Wanted { collection, object };
     let mut all: Vec<Wanted> = NAMESPACES
         .iter()
         .map(|name| {
@@ -151,7 +157,7 @@ fn wanted(config: &Config) -> Vec<Wanted> {
         all.push(fixed("/apis/scheduling.k8s.io/v1/priorityclasses", object));
     }
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-    let (address, port) = config.advertise;
+    let port = config.advertise.1;
     if let Some(own) = first_address(config.service_cidr) {
         let object = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": "kubernetes", "labels": labels},
@@ -161,35 +167,6 @@ fn wanted(config: &Config) -> Vec<Wanted> {
             },
         });
         all.push(fixed("/api/v1/namespaces/default/services", object));
-    }
-    // A loopback address means something else on every machine and in every pod.
-    if let IpAddr::V4(address) = address
-        && !address.is_loopback()
-        && !address.is_unspecified()
-    {
-        let skip = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
-        all.push(Wanted {
-            collection: "/api/v1/namespaces/default/endpoints",
-            object: json!({
-                "apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "kubernetes", "labels": skip},
-                "subsets": [{
-                    "addresses": [{"ip": address.to_string()}],
-                    "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
-                }],
-            }),
-            current: true,
-        });
-        all.push(Wanted {
-            collection: "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
-            object: json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-                "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-                "addressType": "IPv4",
-                "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
-                "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
-            }),
-            current: true,
-        });
     }
     all
 }

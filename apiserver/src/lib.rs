@@ -9,6 +9,7 @@
 //! - `watch_cache/` is what every read is served from: bytes that were encoded once, when the object was written.
 
 mod admission;
+mod advertise;
 mod authorize;
 mod body;
 mod bootstrap;

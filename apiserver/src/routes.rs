@@ -1,5 +1,6 @@
 //! Everything that is not a resource: discovery, OpenAPI, health, version, metrics.
 
+use futures_util::TryStreamExt as _;
 use http::header::{ACCEPT, CACHE_CONTROL, ETAG, HeaderName, IF_NONE_MATCH, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -7,7 +8,7 @@ use manifests::kinds::KINDS;
 use manifests::status::ApiError;
 use serde_json::json;
 
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::discovery;
 use crate::error::Error;
 use crate::openapi;
@@ -68,6 +69,12 @@ impl ApiServer {
                 let address = std::net::SocketAddr::new(address, port).to_string();
                 let text = crate::token::discovery(&self.config.issuer, &address).to_string();
                 Ok(render::json(StatusCode::OK, text))
+            }
+            // An addition of ours: a copy of the store, for whoever may get every path.
+            "/coracle/v1/backup" => {
+                let copy = store::archive::stream(self.caches.store.clone());
+                let body = Body::stream(copy.map_err(|error| -> BodyError { error.into() }));
+                Ok(render::respond(StatusCode::OK, "application/octet-stream", body))
             }
             "/version" => Ok(render::json(StatusCode::OK, version().to_string())),
             "/metrics" => {

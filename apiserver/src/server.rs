@@ -106,6 +106,7 @@ impl ApiServer {
         let (caches, stop) = (self.caches.clone(), self.stop.clone());
         self.spawn(async move { caches.follow(revision, &stop).await });
         self.bootstrap().await.map_err(StartError::Bootstrap)?;
+        self.spawn(self.clone().advertise());
         self.spawn(self.clone().expire_events());
         self.spawn(self.clone().compact_history());
         self.spawn(self.clone().aggregate_roles());

@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Run the control plane: API server, scheduler, controllers
     Server(ServerArgs),
+    /// Run the API server alone
+    Apiserver(ServerArgs),
     /// Run a node: pods from an API server, or from a directory or URL of manifests with no server at all
     Agent(AgentArgs),
     /// Run the service proxy and DNS of a node (`up` and `agent` start it by themselves)
@@ -81,6 +83,8 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Copy everything that the API server keeps: to a file, from a file, from one store to another
+    Store(commands::store::StoreArgs),
     /// Find out what this machine can do, and what is missing
     Check(commands::check::CheckArgs),
 }
@@ -97,13 +101,9 @@ pub(crate) struct InstanceArgs {
     pub(crate) run_dir: PathBuf,
 }
 
-/// The control plane.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ControlPlaneArgs {
-    /// Address and port of the API server
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
-    pub(crate) listen: SocketAddr,
-
+/// An etcd to keep objects in.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct EtcdArgs {
     /// Keep objects in etcd instead of the embedded store
     #[arg(long, value_name = "URL,…", value_delimiter = ',')]
     pub(crate) etcd_servers: Vec<String>,
@@ -119,6 +119,17 @@ pub(crate) struct ControlPlaneArgs {
     /// Key of the client certificate for etcd
     #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
     pub(crate) etcd_keyfile: Option<PathBuf>,
+}
+
+/// The control plane.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ControlPlaneArgs {
+    /// Address and port of the API server
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
+    pub(crate) listen: SocketAddr,
+
+    #[command(flatten)]
+    pub(crate) etcd: EtcdArgs,
 
     /// More names or addresses for the API server's certificate
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
@@ -130,10 +141,7 @@ impl ControlPlaneArgs {
     pub(crate) fn local(port: u16) -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-            etcd_servers: Vec::new(),
-            etcd_cafile: None,
-            etcd_certfile: None,
-            etcd_keyfile: None,
+            etcd: EtcdArgs::default(),
             tls_san: Vec::new(),
         }
     }

@@ -17,6 +17,11 @@ use clap::Parser;
 
 use crate::flags::{Cli, Command};
 
+/// musl's allocator takes one lock for all threads, and gives pages back with every large buffer: see
+/// `docs/adr/0008-allocator.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The hidden subcommand under which a pod's keeper runs.
 const KEEPER: &str = "keeper";
 
@@ -75,14 +80,17 @@ pub(crate) fn error_line(error: &anyhow::Error) -> String {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let daemon =
-        matches!(cli.command, Command::Up(_) | Command::Server(_) | Command::Agent(_) | Command::Proxy(_));
+    let daemon = matches!(
+        cli.command,
+        Command::Up(_) | Command::Server(_) | Command::Apiserver(_) | Command::Agent(_) | Command::Proxy(_)
+    );
     if daemon {
         logging::start(&cli.log, cli.log_format)?;
     }
     match cli.command {
         Command::Up(args) => up::run_up(args),
-        Command::Server(args) => up::run_server(args),
+        Command::Server(args) => up::run_server(args, true),
+        Command::Apiserver(args) => up::run_server(args, false),
         Command::Agent(args) => up::run_agent(args),
         Command::Proxy(args) => up::proxy::run(args),
         Command::Down(args) => tool(up::down::run(args)),
@@ -96,6 +104,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Wait(args) => tool(commands::wait::run(args)),
         Command::Image(args) => tool(commands::image::run(args)),
         Command::Vm(args) => tool(commands::vm::run(args)),
+        Command::Store(args) => tool(commands::store::run(args)),
         Command::Check(args) => tool(commands::check::run(args)),
         Command::Oci { .. } => anyhow::bail!("`oci` must be the first argument"),
     }

@@ -9,6 +9,7 @@
 //!
 //! Follows the etcd v3 API (`etcdserverpb`): mod revision, create revision, version, compaction.
 
+pub mod archive;
 pub mod embedded;
 pub mod etcd;
 mod hub;
@@ -223,4 +224,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// at `revision` can be listed and a watch can start after it, older ones are [`StoreError::Compacted`]. Nothing happens if
     /// that much is forgotten already.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
+
+    /// Whether other processes may use the same store at the same time.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }

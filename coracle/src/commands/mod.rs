@@ -9,6 +9,7 @@ pub(crate) mod get;
 pub(crate) mod image;
 pub(crate) mod logs;
 pub(crate) mod scale;
+pub(crate) mod store;
 pub(crate) mod vm;
 pub(crate) mod wait;
 

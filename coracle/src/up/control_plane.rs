@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use super::transport::InProcess;
-use crate::flags::ControlPlaneArgs;
+use crate::flags::{ControlPlaneArgs, EtcdArgs};
 use crate::instance::{self, Instance};
 
 /// A running control plane.
@@ -91,13 +91,18 @@ impl ControlPlane {
 }
 
 async fn open_store(instance: &Instance, args: &ControlPlaneArgs) -> anyhow::Result<Arc<dyn Store>> {
-    if args.etcd_servers.is_empty() {
-        let directory = instance.data_dir.join("store");
-        let opened = tokio::task::spawn_blocking(move || {
-            EmbeddedStore::open(directory, store::embedded::Options::default())
-        });
-        return Ok(Arc::new(opened.await?.context("opening the embedded store")?));
+    if !args.etcd.etcd_servers.is_empty() {
+        return open_etcd(&args.etcd).await;
     }
+    let directory = instance.data_dir.join("store");
+    let opened = tokio::task::spawn_blocking(move || {
+        EmbeddedStore::open(directory, store::embedded::Options::default())
+    });
+    Ok(Arc::new(opened.await?.context("opening the embedded store")?))
+}
+
+/// The etcd that the flags name.
+pub(crate) async fn open_etcd(args: &EtcdArgs) -> anyhow::Result<Arc<dyn Store>> {
     let read = |path: &Option<std::path::PathBuf>| {
         path.as_ref()
             .map(|path| std::fs::read(path).with_context(|| format!("reading {}", path.display())))

@@ -1,7 +1,7 @@
 //! Builds the parts of an instance and runs them until a signal says that it is enough.
 
 mod agent;
-mod control_plane;
+pub(crate) mod control_plane;
 mod directory;
 pub(crate) mod down;
 mod node;
@@ -99,8 +99,8 @@ async fn start_agent(
     agent::start(instance, node, args, &control_plane.pki, client, objects, group).await
 }
 
-/// `coracle server`
-pub(crate) fn run_server(args: ServerArgs) -> anyhow::Result<()> {
+/// `coracle server`, and without scheduler and controllers `coracle apiserver`.
+pub(crate) fn run_server(args: ServerArgs, controllers: bool) -> anyhow::Result<()> {
     let instance = Instance::new(&args.instance)?;
     instance.create_directories()?;
     let _locks = instance.lock(&[Part::ControlPlane])?;
@@ -108,7 +108,9 @@ pub(crate) fn run_server(args: ServerArgs) -> anyhow::Result<()> {
     run(async |group: &mut TaskGroup| {
         let control_plane =
             ControlPlane::start(&instance, &args.control_plane, network.services, group).await?;
-        control_plane.start_controllers(group);
+        if controllers {
+            control_plane.start_controllers(group);
+        }
         Ok(Some(control_plane.server))
     })
 }

@@ -22,6 +22,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -127,6 +128,23 @@ pub enum OpenError {
     Thread(#[source] io::Error),
 }
 
+/// Why a store was not made from a copy.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError<E> {
+    /// There is one already.
+    #[error("{0} exists: move it away first")]
+    NotEmpty(PathBuf),
+    /// The directory or the file cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The copy cannot be read.
+    #[error("reading the copy")]
+    Source(#[source] E),
+    /// The file cannot be written.
+    #[error("writing the store")]
+    Write(#[source] Box<redb::Error>),
+}
+
 /// See the [module documentation](self).
 #[derive(Debug)]
 pub struct EmbeddedStore {
@@ -146,6 +164,8 @@ struct Shared {
     make_backend: Box<MakeBackend>,
     /// Gone while the file is being opened again after a failure.
     database: RwLock<Option<Arc<Database>>>,
+    /// The newest revision that is on disk, or that a reader has seen.
+    newest: AtomicU64,
     /// Held for as long as the store is open, also while the file is being opened again.
     _lock: Option<File>,
 }
@@ -183,8 +203,10 @@ impl EmbeddedStore {
         make_backend: Box<MakeBackend>,
         lock: Option<File>,
     ) -> Result<EmbeddedStore, OpenError> {
-        let shared = Shared { path, options, make_backend, database: RwLock::new(None), _lock: lock };
+        let (database_slot, newest) = (RwLock::new(None), AtomicU64::new(0));
+        let shared = Shared { path, options, make_backend, database: database_slot, newest, _lock: lock };
         let (database, meta) = shared.open_database(true)?;
+        shared.reached(meta.revision);
         shared.set(Some(Arc::new(database)));
         let shared = Arc::new(shared);
         let hub = Arc::new(Hub::new(meta.revision, RING));
@@ -211,6 +233,30 @@ impl EmbeddedStore {
     pub async fn backup(&self, directory: impl AsRef<Path>) -> Result<Revision, StoreError> {
         let (shared, directory) = (Arc::clone(&self.shared), directory.as_ref().to_owned());
         blocking(move || read::backup(&*shared.database()?, &directory)).await
+    }
+
+    /// Make the store in a directory that has none, from a copy: with its revisions, and without history.
+    pub fn restore<E>(
+        directory: impl AsRef<Path>,
+        revision: Revision,
+        items: impl Iterator<Item = Result<KeyValue, E>>,
+    ) -> Result<u64, RestoreError<E>> {
+        let directory = directory.as_ref();
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
+        let _lock = lock_directory(directory)?;
+        let (beside, path) = (directory.join("store.redb.new"), directory.join(FILE));
+        let failed = |source| OpenError::File { path: path.clone(), source };
+        if path.try_exists().map_err(failed)? {
+            return Err(RestoreError::NotEmpty(path));
+        }
+        create_file(&beside).map_err(failed)?;
+        let count = read::fill(&beside, revision, items)?;
+        publish_file(&beside, &path).map_err(failed)?;
+        Ok(count)
     }
 
     async fn request<T>(
@@ -255,6 +301,11 @@ impl Shared {
     fn database(&self) -> Result<Arc<Database>, StoreError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         database.clone().ok_or_else(|| StoreError::Unavailable("the file is not open after a failure".into()))
+    }
+
+    /// Notes that a revision is there for all to see.
+    fn reached(&self, revision: Revision) {
+        self.newest.fetch_max(revision.0, Ordering::SeqCst);
     }
 
     fn set(&self, database: Option<Arc<Database>>) -> Option<Arc<Database>> {
@@ -319,6 +370,7 @@ fn create(directory: &Path) -> Result<(), OpenError> {
         options: Options::default(),
         make_backend: file_backend(beside.clone()),
         database: RwLock::new(None),
+        newest: AtomicU64::new(0),
         _lock: None,
     };
     drop(fresh.open_database(false)?);
@@ -369,17 +421,22 @@ fn lock_owner(path: &Path) -> Option<u32> {
 #[async_trait]
 impl Store for EmbeddedStore {
     async fn revision(&self) -> Result<Revision, StoreError> {
-        // From the file and not from the hub: a reader may already have seen what is yet to be published.
-        read::revision(&*self.shared.database()?)
+        // Not from the hub: a reader may already have seen what is yet to be published.
+        Ok(Revision(self.shared.newest.load(Ordering::SeqCst)))
     }
 
     async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError> {
-        read::get(&*self.shared.database()?, key)
+        let found = read::get(&*self.shared.database()?, key)?;
+        self.shared.reached(found.1);
+        Ok(found)
     }
 
     async fn list(&self, prefix: &str, options: &ListOptions) -> Result<Listing, StoreError> {
         let (shared, prefix, options) = (Arc::clone(&self.shared), prefix.to_owned(), options.clone());
-        blocking(move || read::list(&*shared.database()?, &prefix, &options)).await
+        let listing = blocking(move || read::list(&*shared.database()?, &prefix, &options)).await?;
+        // The revision that the store is known to have come to, also when an older state was asked for.
+        self.shared.reached(listing.revision);
+        Ok(listing)
     }
 
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {

@@ -11,7 +11,7 @@ use redb::{
 };
 
 use super::tables::{self, CURRENT, LOG, META, Meta, OLD, Tables};
-use super::{Size, unavailable};
+use super::{RestoreError, Size, unavailable};
 use crate::hub::Commit;
 use crate::{Event, KeyValue, ListOptions, Listing, Revision, StoreError};
 
@@ -45,12 +45,6 @@ impl Snapshot {
         }
         Ok(())
     }
-}
-
-pub(super) fn revision(database: &Database) -> Result<Revision, StoreError> {
-    let read = database.begin_read().map_err(unavailable)?;
-    let meta = read.open_table(META).map_err(unavailable)?;
-    Ok(Meta::read(&meta).map_err(unavailable)?.revision)
 }
 
 pub(super) fn check_revision(database: &Database, requested: Revision) -> Result<(), StoreError> {
@@ -251,4 +245,39 @@ fn copy(snapshot: &Snapshot, path: &Path) -> Result<(), redb::Error> {
     }
     write.commit()?;
     Ok(())
+}
+
+/// Write keys into a new file, all of one revision.
+pub(super) fn fill<E>(
+    path: &Path,
+    revision: Revision,
+    items: impl Iterator<Item = Result<KeyValue, E>>,
+) -> Result<u64, RestoreError<E>> {
+    /// One transaction for so many keys, so that the pages that wait to be written are bounded.
+    const BATCH: u64 = 1000;
+    fn failed<E>(error: impl Into<redb::Error>) -> RestoreError<E> {
+        RestoreError::Write(Box::new(error.into()))
+    }
+    let database = Database::builder().set_cache_size(4 << 20).create(path).map_err(failed)?;
+    let (mut items, mut count) = (items, 0);
+    let mut over = false;
+    while !over {
+        let write = database.begin_write().map_err(failed)?;
+        {
+            let mut tables = Tables::open(&write).map_err(failed)?;
+            for _ in 0..BATCH {
+                let Some(item) = items.next() else {
+                    over = true;
+                    break;
+                };
+                tables.put(&item.map_err(RestoreError::Source)?).map_err(failed)?;
+                count += 1;
+            }
+            tables.meta.insert("format", tables::FORMAT).map_err(failed)?;
+            let meta = Meta { revision, compacted: revision, history_bytes: 0 };
+            meta.write(&mut tables.meta).map_err(failed)?;
+        }
+        write.commit().map_err(failed)?;
+    }
+    Ok(count)
 }

@@ -264,6 +264,10 @@ impl Store for EtcdStore {
             Err(failed) => Err(self.explain(failed, revision).await),
         }
     }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
 }
 
 async fn revision(etcd: &Endpoints) -> Result<Revision, StoreError> {
