@@ -31,7 +31,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
         println!("OCI runtimes are not measured: {error:#}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(measure())
+    runtime.block_on(measure())?;
+    crate::load::short()
 }
 
 async fn measure() -> anyhow::Result<()> {
