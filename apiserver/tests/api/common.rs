@@ -118,7 +118,8 @@ impl Cluster {
 pub(crate) async fn answer(response: Response<Body>) -> Answer {
     let code = response.status().as_u16();
     let warnings = response.headers().get_all("warning");
-    let warnings = warnings.iter().map(|value| value.to_str().expect("text").to_owned()).collect();
+    let warnings =
+        warnings.iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect();
     let bytes = response.into_body().collect().await.expect("a body").to_bytes();
     let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into());
     Answer { code, body, warnings }

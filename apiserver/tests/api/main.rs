@@ -9,6 +9,7 @@ mod crud;
 mod deletion;
 mod faults;
 mod forms;
+mod garbage;
 mod limits;
 mod namespaces;
 mod plain;
