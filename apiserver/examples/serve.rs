@@ -16,7 +16,7 @@ use store::memory::MemoryStore;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// As in the real program.
+/// As in the real program with its feature `mimalloc`.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

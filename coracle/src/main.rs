@@ -18,7 +18,8 @@ use clap::Parser;
 use crate::flags::{Cli, Command};
 
 /// musl's allocator takes one lock for all threads, and gives pages back with every large buffer: see
-/// `docs/adr/0008-allocator.md`.
+/// `docs/adr/0008-allocator.md` for what this one costs.
+#[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
