@@ -5,7 +5,7 @@ CARGO ?= cargo
 TARGET := x86_64-unknown-linux-musl
 export CORACLE_BIN := $(CURDIR)/target/release/coracle
 
-.PHONY: help build quick demo test bench soak check fix images deps test-deps clean
+.PHONY: help build quick demo test bench soak fuzz check fix images deps test-deps clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,12 @@ bench: build ## Print what coracle costs, beside the peers that Debian has
 
 soak: test-deps build ## What takes longer than a test should
 	$(CARGO) test --locked --package tests -- --ignored
+
+FUZZ_SECONDS ?= 60
+
+fuzz: ## Feed garbage to every decoder of outside bytes, FUZZ_SECONDS (60) each
+	@hack/install fuzz
+	@hack/fuzz $(FUZZ_SECONDS)
 
 check: deps ## Read-only: format, lints, docs
 	$(CARGO) fmt --all -- --check

@@ -25,6 +25,8 @@ pub mod check;
 mod child;
 mod error;
 mod exec;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod keeper;
 mod kernel;
 mod link;

@@ -63,6 +63,9 @@ use crate::cgroup::{Layout, Tree};
 use crate::seal::Sealed;
 use crate::sys::process::{self, Strings};
 
+#[cfg(fuzzing)]
+pub(crate) use record::fuzz_record;
+
 /// The name under which our sealed copy knows itself.
 const SEALED: &str = "coracle (sealed)";
 

@@ -221,6 +221,12 @@ pub(super) fn parse_config(path: &Path) -> Result<Parsed, OciError> {
     Ok(Parsed { spec, config, warnings })
 }
 
+/// What a fuzzer calls: see `crate::fuzz`.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_record(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<Record>(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

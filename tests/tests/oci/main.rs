@@ -17,3 +17,4 @@ mod namespaces;
 mod process;
 mod seccomp;
 mod support;
+mod trace;
