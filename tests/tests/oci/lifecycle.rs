@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{everywhere, here};
+use crate::support::{everywhere, has_apparmor, here};
 
 #[test]
 fn a_container_lives_and_is_removed() {
@@ -149,7 +149,9 @@ fn failures_are_one_line_that_names_step_and_object() {
     says("/linux/sysctl", json!({"kernel.core_pattern": "|/x"}), "linux.sysctl[kernel.core_pattern]");
     says("/root/path", json!("nothing"), "nothing");
     says("/ociVersion", json!("3.0.0"), "ociVersion");
-    says("/process/apparmorProfile", json!("strict"), "process.apparmorProfile");
+    let refused =
+        if has_apparmor() { "the AppArmor profile \"exec strict\"" } else { "process.apparmorProfile" };
+    says("/process/apparmorProfile", json!("strict"), refused);
     says("/process/selinuxLabel", json!("a:b:c:d"), "process.selinuxLabel");
 }
 

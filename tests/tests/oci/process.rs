@@ -247,3 +247,29 @@ fn capabilities_that_cannot_be_had_are_warned_about() {
         assert_eq!(ran.ok(), "CapAmb:\t0000000000000020\n");
     });
 }
+
+#[test]
+fn an_apparmor_profile_confines() {
+    let loaded = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles");
+    if !loaded.is_ok_and(|profiles| profiles.contains("coracle-test ")) {
+        assert!(std::env::var_os("CORACLE_TEST_APPARMOR").is_none(), "the profile is to be loaded");
+        println!("skipped: no AppArmor with the profile coracle-test, which guest.rs loads in a guest");
+        return;
+    }
+    here(|bundle| {
+        let script = "cat /proc/self/attr/current; echo x > /tmp/x && echo x > /etc/x";
+        let bundle = bundle.with("/process/apparmorProfile", json!("coracle-test")).script(script);
+        let ran = bundle.run();
+        assert_eq!(ran.out, "coracle-test (enforce)\n");
+        assert!(ran.err.contains("/etc/x: Permission denied"), "{ran:?}");
+        // The same for a process that joins, which may have another profile.
+        let bundle = bundle.another().args(&["sleep", "1000"]);
+        bundle.write();
+        bundle.oci(&["run", "--detach", &bundle.id]).ok();
+        let label = |flags: &[&str]| {
+            bundle.oci(&[&["exec"], flags, &[&bundle.id, "cat", "/proc/self/attr/current"]].concat()).ok()
+        };
+        assert_eq!(label(&[]), "unconfined\n");
+        assert_eq!(label(&["--apparmor", "coracle-test"]), "coracle-test (enforce)\n");
+    });
+}

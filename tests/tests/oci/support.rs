@@ -99,6 +99,11 @@ pub(crate) fn here(case: impl Fn(Bundle)) {
     }
 }
 
+/// Whether this kernel has AppArmor.
+pub(crate) fn has_apparmor() -> bool {
+    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'))
+}
+
 fn can_run() -> bool {
     let root = rustix::process::geteuid().is_root();
     assert!(root || std::env::var_os("CI").is_none(), "these tests need root");
