@@ -10,3 +10,4 @@ mod disk_full;
 mod history;
 mod hostile;
 mod server;
+mod stores;
