@@ -43,6 +43,7 @@ pub fn spec(bytes: &[u8]) {
         stdin: false,
         stdin_once: false,
         tty: false,
+        join_pid: None,
     };
     let context = Context {
         sandbox: &sandbox,

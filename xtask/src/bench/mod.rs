@@ -6,6 +6,7 @@ mod figures;
 mod memory;
 pub(crate) mod oci;
 mod pods;
+mod runtime;
 
 use std::time::{Duration, Instant};
 
@@ -30,8 +31,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     if let Err(error) = oci::in_private_mounts() {
         println!("OCI runtimes are not measured: {error:#}");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(measure())?;
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    executor.block_on(runtime::run()).context("measuring sandboxes and containers")?;
+    executor.block_on(measure())?;
     crate::load::short()
 }
 

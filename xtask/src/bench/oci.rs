@@ -38,9 +38,14 @@ pub(crate) fn in_private_mounts() -> anyhow::Result<()> {
     if status.success() { Ok(()) } else { bail!("measuring OCI runtimes: {status}") }
 }
 
+/// The binary that is measured.
+pub(super) fn binary() -> String {
+    std::env::var("CORACLE_BIN").unwrap_or_else(|_| "target/release/coracle".to_owned())
+}
+
 /// Measures and prints.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let binary = std::env::var("CORACLE_BIN").unwrap_or_else(|_| "target/release/coracle".to_owned());
+    let binary = binary();
     let binary = fs::canonicalize(&binary).with_context(|| binary.clone())?.display().to_string();
     let mut runtimes = vec![Runtime { name: "coracle", command: vec![binary, "oci".to_owned()] }];
     for name in ["crun", "runc"] {
@@ -91,6 +96,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     for (what, series) in steps.iter().zip(&all) {
         row(what, series);
     }
+    let peaks: Vec<f64> =
+        runtimes.iter().map(|runtime| peak_mib(runtime, place.path())).collect::<anyhow::Result<_>>()?;
+    let cells: String = peaks.iter().map(|peak| format!(" {peak:>12.1}")).collect();
+    println!("{:<46}{cells}   of its largest process", "peak memory of run, MiB");
     Ok(())
 }
 
@@ -119,6 +128,28 @@ fn timed(runtime: &Runtime, place: &Path, arguments: &[&str]) -> anyhow::Result<
     Ok(took)
 }
 
+/// Most memory that `run` had at a time, by time(1).
+fn peak_mib(runtime: &Runtime, place: &Path) -> anyhow::Result<f64> {
+    let report = place.join("peak");
+    let status = Command::new("time")
+        .args(["--format", "%M", "--output"])
+        .arg(&report)
+        .args(&runtime.command)
+        .arg("--root")
+        .arg(place.join("state").join(runtime.name))
+        .args(["run", "--bundle", "true", "peak"])
+        .current_dir(place)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .context("time (Debian: time)")?;
+    if !status.success() {
+        bail!("{} run: {status}", runtime.name);
+    }
+    let kib: f64 = fs::read_to_string(&report)?.trim().parse().context("what time wrote")?;
+    Ok(kib / 1024.0)
+}
+
 fn row(what: &str, series: &[Series]) {
     let cells: String = series.iter().map(|one| format!(" {:>12.2}", one.median_ms())).collect();
     let spread = series.first().map(|one| one.spread("ms", 1000.0)).unwrap_or_default();
@@ -126,7 +157,7 @@ fn row(what: &str, series: &[Series]) {
 }
 
 /// A bundle with everything that an engine asks for.
-fn bundle(place: &Path, name: &str, args: &[&str]) -> anyhow::Result<()> {
+pub(super) fn bundle(place: &Path, name: &str, args: &[&str]) -> anyhow::Result<()> {
     let root = place.join(name).join("rootfs");
     for directory in ["bin", "proc", "dev", "sys", "tmp"] {
         fs::create_dir_all(root.join(directory))?;
@@ -139,7 +170,7 @@ fn bundle(place: &Path, name: &str, args: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn config(args: &[&str]) -> Value {
+pub(super) fn config(args: &[&str]) -> Value {
     let names: Vec<&str> = SYSCALLS
         .lines()
         .filter(|line| !line.starts_with('#'))
