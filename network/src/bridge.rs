@@ -82,14 +82,23 @@ fn ensure_forwarding(config: &Config) -> Vec<Warning> {
     warnings
 }
 
-/// The MTU for pods: as configured, or that of the way out of this machine.
+/// The MTU for pods: as configured, or that of the link of the node's address, or of the way out of this machine.
 pub(crate) fn mtu(config: &Config, links: &[Link], socket: &mut RouteSocket) -> Result<u32, Error> {
     if let Some(mtu) = config.mtu {
         return Ok(mtu);
     }
-    let routes = socket.routes().map_err(Error::ListRoutes)?;
-    let way_out =
-        routes.iter().find(|route| route.destination.prefix_len() == 0).and_then(|route| route.link);
+    let mut own = None;
+    if let Some(wanted) = config.address {
+        let addresses = socket.all_addresses().map_err(Error::ListAddresses)?;
+        own = addresses.iter().find(|(_, address)| address.addr() == wanted).map(|(link, _)| *link);
+    }
+    let way_out = match own {
+        Some(link) => Some(link),
+        None => {
+            let routes = socket.routes().map_err(Error::ListRoutes)?;
+            routes.iter().find(|route| route.destination.prefix_len() == 0).and_then(|route| route.link)
+        }
+    };
     let mtu = way_out.and_then(|index| links.iter().find(|link| link.index == index)).map(|link| link.mtu);
     // Loopback and the like have an MTU that no bridge takes.
     Ok(mtu.filter(|mtu| (576..=65_535).contains(mtu)).unwrap_or(DEFAULT_MTU))

@@ -20,7 +20,10 @@ pub struct Config {
     pub cluster_cidr: Ipv4Net,
     /// Service addresses, routed to the service namespace; `None` for a node without a proxy.
     pub service_cidr: Option<Ipv4Net>,
-    /// MTU of pods and bridge; by default that of the interface with the default route, or 1500.
+    /// The node's own address: its link carries what goes to other nodes. None where there is but one way out.
+    pub address: Option<Ipv4Addr>,
+    /// MTU of pods and bridge; by default that of the interface with the node's address, or else with the
+    /// default route, or 1500.
     pub mtu: Option<u32>,
     /// Name of our nf_tables table (family ip).
     pub nft_table: String,
@@ -127,6 +130,7 @@ mod tests {
             pod_cidr: "10.42.7.0/24".parse().unwrap(),
             cluster_cidr: "10.42.0.0/16".parse().unwrap(),
             service_cidr: Some("10.43.0.0/16".parse().unwrap()),
+            address: None,
             mtu: None,
             nft_table: "coracle".into(),
             state_dir: "/run/coracle/network".into(),

@@ -21,6 +21,27 @@ pub enum Error {
     /// Reading routes.
     #[error("listing routes")]
     ListRoutes(#[source] NetlinkError),
+    /// Reading addresses.
+    #[error("listing addresses")]
+    ListAddresses(#[source] NetlinkError),
+    /// Making the tunnel to nodes that share no link with this one.
+    #[error("creating tunnel {tunnel} (VXLAN) to nodes on other links")]
+    CreateTunnel {
+        /// Its name.
+        tunnel: String,
+        /// Why.
+        #[source]
+        source: NetlinkError,
+    },
+    /// Telling the tunnel where a node is.
+    #[error("setting the ends of tunnel {tunnel}")]
+    TunnelEnd {
+        /// Its name.
+        tunnel: String,
+        /// Why.
+        #[source]
+        source: NetlinkError,
+    },
     /// Making the bridge.
     #[error("creating bridge {bridge}")]
     CreateBridge {

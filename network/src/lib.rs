@@ -151,8 +151,8 @@ impl Network {
         self.blocking(move |inner| service::attach(&inner.config, &netns)).await
     }
 
-    /// Makes the routes to the pods of other nodes these and no others: each node's pod range to its address. All nodes must be
-    /// neighbours on one link.
+    /// Makes the ways to the pods of other nodes these and no others: each node's pod range to its address. Neighbours on a link are
+    /// reached by plain routes, others through a tunnel.
     pub async fn sync_node_routes(&self, nodes: BTreeMap<Ipv4Net, Ipv4Addr>) -> Result<(), Error> {
         self.blocking(move |inner| node_routes::sync(&inner.config, &nodes)).await
     }

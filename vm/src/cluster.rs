@@ -320,6 +320,7 @@ impl Cluster {
             pod_cidr: self.state.subnet,
             cluster_cidr: self.state.subnet,
             service_cidr: None,
+            address: None,
             mtu: Some(1500),
             nft_table: self.state.bridge.clone(),
             state_dir: self.directory.join("network"),

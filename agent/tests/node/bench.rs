@@ -105,6 +105,7 @@ impl Bench {
                 pod_cidr: pods.parse().unwrap(),
                 cluster_cidr: pods.parse().unwrap(),
                 service_cidr: None,
+                address: None,
                 mtu: None,
                 nft_table: "coracle-test".into(),
                 state_dir: self.path("run/network"),

@@ -76,17 +76,19 @@ impl Node {
                 Some(own.trunc())
             }
         };
-        let network = network::Config {
+        let mut network = network::Config {
             bridge: names.bridge.clone(),
             pod_cidr: own.with_context(|| format!("--pod-cidr {} has no room for a node", cluster.pods))?,
             cluster_cidr: cluster.pods,
             service_cidr: Some(cluster.services),
+            address: None,
             mtu: None,
             nft_table: names.group.clone(),
             state_dir: instance.run_dir.join("network"),
         };
         // A machine without any network of its own still has its bridge.
-        let address = args.node_ip.or_else(instance::outbound_address).unwrap_or_else(|| network.gateway());
+        network.address = args.node_ip.or_else(instance::outbound_address);
+        let address = network.address.unwrap_or_else(|| network.gateway());
         Ok(Self { name: instance::node_name(args.node_name.as_deref())?, address, names, cluster, network })
     }
 

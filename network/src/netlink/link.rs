@@ -1,11 +1,12 @@
 //! Links as we see and make them.
 
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgePortState, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
-    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
     LinkMessage,
 };
 
@@ -25,6 +26,8 @@ pub(crate) struct Link {
     /// Index of its other half, in whatever namespace that is.
     pub(crate) peer: Option<u32>,
     pub(crate) kind: Option<InfoKind>,
+    /// Network number and own address of a VXLAN device.
+    pub(crate) vxlan: Option<(u32, Option<Ipv4Addr>)>,
     /// It is a port of a bridge that lets packets pass.
     pub(crate) forwarding: bool,
 }
@@ -48,6 +51,17 @@ impl From<LinkMessage> for Link {
                     for info in infos {
                         match info {
                             LinkInfo::Kind(kind) => link.kind = Some(kind),
+                            LinkInfo::Data(InfoData::Vxlan(options)) => {
+                                let mut found = (0, None);
+                                for option in options {
+                                    match option {
+                                        InfoVxlan::Id(id) => found.0 = id,
+                                        InfoVxlan::Local(address) => found.1 = Some(address),
+                                        _ => {}
+                                    }
+                                }
+                                link.vxlan = Some(found);
+                            }
                             LinkInfo::PortData(InfoPortData::BridgePort(options)) => {
                                 link.forwarding =
                                     options.contains(&InfoBridgePort::State(BridgePortState::Forwarding));
@@ -74,7 +88,37 @@ pub(crate) struct NewVeth<'a> {
     pub(crate) peer_mac: [u8; 6],
 }
 
+/// A VXLAN device to be made: one end of a tunnel with many, told where each is.
+#[derive(Debug)]
+pub(crate) struct NewVxlan<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) mac: [u8; 6],
+    pub(crate) mtu: u32,
+    /// Number of the network, the same at all ends.
+    pub(crate) id: u32,
+    /// Where packets come from.
+    pub(crate) local: Option<Ipv4Addr>,
+    pub(crate) port: u16,
+}
+
 impl RouteSocket {
+    pub(crate) fn create_vxlan(&mut self, vxlan: &NewVxlan<'_>) -> Result<(), NetlinkError> {
+        let mut options =
+            vec![InfoVxlan::Id(vxlan.id), InfoVxlan::Learning(false), InfoVxlan::Port(vxlan.port)];
+        options.extend(vxlan.local.map(InfoVxlan::Local));
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(vxlan.name.into()),
+            LinkAttribute::Address(vxlan.mac.to_vec()),
+            LinkAttribute::Mtu(vxlan.mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vxlan),
+                LinkInfo::Data(InfoData::Vxlan(options)),
+            ]),
+        ];
+        self.create(RouteNetlinkMessage::NewLink(message))
+    }
+
     pub(crate) fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         let messages = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
         Ok(messages

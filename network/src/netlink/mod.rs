@@ -3,11 +3,13 @@
 //! A socket belongs to the network namespace of the thread that opened it.
 
 mod link;
+mod neighbour;
 mod route;
 mod socket;
 
-pub(crate) use link::{Link, NewVeth};
-pub(crate) use route::{RouteSocket, Via};
+pub(crate) use link::{Link, NewVeth, NewVxlan};
+pub(crate) use neighbour::TunnelEnd;
+pub(crate) use route::{NodeRoute, RouteSocket, Via};
 pub(crate) use socket::{Message, Socket};
 
 use std::io;

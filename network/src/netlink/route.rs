@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -35,6 +35,34 @@ pub(crate) enum Via {
     Gateway { gateway: Ipv4Addr, link: u32 },
     /// Every address of the destination is this machine's own.
     Local { link: u32 },
+}
+
+/// The way to another node's pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NodeRoute {
+    /// By whatever link the node is a neighbour on.
+    Plain { gateway: Ipv4Addr },
+    /// Through a tunnel, whose other end is known by an address that no link has. What this machine sends itself has the source.
+    Tunnel { gateway: Ipv4Addr, link: u32, source: Ipv4Addr },
+}
+
+/// A route to another node as it was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PresentRoute {
+    gateway: Ipv4Addr,
+    link: Option<u32>,
+}
+
+impl PresentRoute {
+    /// Whether it leads where the wanted one does. A plain route must not be one into a tunnel that was.
+    pub(crate) fn leads_like(&self, wanted: &NodeRoute, tunnel: Option<u32>) -> bool {
+        match wanted {
+            NodeRoute::Plain { gateway } => {
+                self.gateway == *gateway && (tunnel.is_none() || self.link != tunnel)
+            }
+            NodeRoute::Tunnel { gateway, link, .. } => self.gateway == *gateway && self.link == Some(*link),
+        }
+    }
 }
 
 /// A route of the main table.
@@ -76,6 +104,11 @@ impl RouteSocket {
         self.0.wait(patience)
     }
 
+    /// Adds, or puts in the place of one with the same key.
+    pub(super) fn replace(&mut self, message: RouteNetlinkMessage) -> Result<(), NetlinkError> {
+        self.0.request(encode(&message, NLM_F_CREATE | NLM_F_REPLACE))
+    }
+
     pub(super) fn dump(
         &mut self,
         message: RouteNetlinkMessage,
@@ -85,19 +118,22 @@ impl RouteSocket {
 
     /// The IPv4 addresses of one link.
     pub(crate) fn addresses(&mut self, link: u32) -> Result<Vec<Ipv4Net>, NetlinkError> {
+        let all = self.all_addresses()?;
+        Ok(all.into_iter().filter(|(index, _)| *index == link).map(|(_, address)| address).collect())
+    }
+
+    /// The IPv4 addresses of all links, with the link's index.
+    pub(crate) fn all_addresses(&mut self) -> Result<Vec<(u32, Ipv4Net)>, NetlinkError> {
         let mut request = AddressMessage::default();
         request.header.family = AddressFamily::Inet;
         let mut found = Vec::new();
         for message in self.dump(RouteNetlinkMessage::GetAddress(request))? {
             let RouteNetlinkMessage::NewAddress(message) = message else { continue };
-            if message.header.index != link {
-                continue;
-            }
             for attribute in &message.attributes {
                 if let AddressAttribute::Local(IpAddr::V4(address)) = attribute
                     && let Ok(net) = Ipv4Net::new(*address, message.header.prefix_len)
                 {
-                    found.push(net);
+                    found.push((message.header.index, net));
                 }
             }
         }
@@ -126,8 +162,8 @@ impl RouteSocket {
         self.0.request(encode(&message, NLM_F_CREATE | NLM_F_REPLACE))
     }
 
-    /// The routes to other nodes that we made: destination and gateway.
-    pub(crate) fn node_routes(&mut self) -> Result<BTreeMap<Ipv4Net, Ipv4Addr>, NetlinkError> {
+    /// The routes to other nodes that we made.
+    pub(crate) fn node_routes(&mut self) -> Result<BTreeMap<Ipv4Net, PresentRoute>, NetlinkError> {
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet;
         let mut found = BTreeMap::new();
@@ -136,33 +172,46 @@ impl RouteSocket {
             if message.header.table != TABLE_MAIN || u8::from(message.header.protocol) != PROTOCOL_NODES {
                 continue;
             }
-            let (mut destination, mut via) = (None, None);
+            let (mut destination, mut via, mut link) = (None, None, None);
             for attribute in &message.attributes {
                 match attribute {
                     RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some(*address),
                     RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some(*address),
+                    RouteAttribute::Oif(index) => link = Some(*index),
                     _ => {}
                 }
             }
-            if let (Some(destination), Some(via)) = (destination, via)
+            if let (Some(destination), Some(gateway)) = (destination, via)
                 && let Ok(destination) = Ipv4Net::new(destination, message.header.destination_prefix_length)
             {
-                found.insert(destination, via);
+                found.insert(destination, PresentRoute { gateway, link });
             }
         }
         Ok(found)
     }
 
-    /// A route to another node's pods, by whatever link the node is a neighbour on.
+    /// A route to another node's pods.
     pub(crate) fn replace_node_route(
         &mut self,
         destination: Ipv4Net,
-        gateway: Ipv4Addr,
+        route: &NodeRoute,
     ) -> Result<(), NetlinkError> {
         let mut message = node_route(destination);
         message.header.scope = RouteScope::Universe;
         message.header.kind = RouteType::Unicast;
-        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+        match *route {
+            NodeRoute::Plain { gateway } => {
+                message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+            }
+            NodeRoute::Tunnel { gateway, link, source } => {
+                message.header.flags = RouteFlags::Onlink;
+                message.attributes.extend([
+                    RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
+                    RouteAttribute::Oif(link),
+                    RouteAttribute::PrefSource(RouteAddress::Inet(source)),
+                ]);
+            }
+        }
         self.0.request(encode(&RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE))
     }
 

@@ -425,12 +425,38 @@ fn other_nodes_pods_are_reached_by_route() {
             ours(),
             [line("10.42.2.0/24", "192.168.77.2"), line("10.42.3.0/24", "192.168.77.2"), stays.clone()]
         );
-        // A node has moved, another has gone, a third is on no link of ours: the rest is done all the same.
-        let next =
-            [(range(3), "192.168.77.9".parse().unwrap()), (range(4), "192.0.2.1".parse().unwrap())].into();
-        let refused = network.sync_node_routes(next).await.unwrap_err().to_string();
-        assert!(refused.contains("10.42.4.0/24"), "{refused}");
-        assert_eq!(ours(), [line("10.42.3.0/24", "192.168.77.9"), stays.clone()]);
+        // A node has moved, another has gone, a third is on no link of ours.
+        let beyond = |address: &str| {
+            [(range(3), "192.168.77.9".parse().unwrap()), (range(4), address.parse().unwrap())].into()
+        };
+        let tunnels = || host.output("ip -o link show type vxlan").lines().count();
+        let ends = || {
+            host.output("bridge fdb show")
+                .lines()
+                .filter(|line| line.contains(" dst "))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        network.sync_node_routes(beyond("192.0.2.1")).await.unwrap();
+        let through = ours().into_iter().find(|line| line.starts_with("10.42.4.0/24")).unwrap();
+        assert!(
+            through.contains("via 10.42.4.0 dev cvx-") && through.contains("src 10.42.1.1 onlink"),
+            "{through}"
+        );
+        assert_eq!(tunnels(), 1);
+        assert!(ends().len() == 1 && ends()[0].contains("dst 192.0.2.1 "), "{:?}", ends());
+        // The tunnel's packets fit into those of the link below it.
+        assert!(host.output("ip -o link show type vxlan").contains("mtu 1450 "));
+        // Its node moves, and then comes to a link of ours.
+        network.sync_node_routes(beyond("192.0.2.2")).await.unwrap();
+        assert!(ends().len() == 1 && ends()[0].contains("dst 192.0.2.2 "), "{:?}", ends());
+        network.sync_node_routes(beyond("192.168.77.8")).await.unwrap();
+        assert_eq!(tunnels(), 0);
+        assert_eq!(
+            ours(),
+            [line("10.42.3.0/24", "192.168.77.9"), line("10.42.4.0/24", "192.168.77.8"), stays.clone()]
+        );
+        network.sync_node_routes(beyond("192.0.2.1")).await.unwrap();
         network.remove().await.unwrap();
         assert_eq!(ours(), [stays]);
     });

@@ -40,6 +40,7 @@ impl Host {
             pod_cidr: format!("10.{number}.1.0/24").parse().unwrap(),
             cluster_cidr: format!("10.{number}.0.0/16").parse().unwrap(),
             service_cidr: Some(format!("10.{}.0.0/16", number + 1).parse().unwrap()),
+            address: None,
             mtu: None,
             nft_table: format!("test{number}"),
             state_dir: self.directory.path().join(format!("network{number}")),
