@@ -168,6 +168,16 @@ fn wanted(config: &Config) -> Vec<Wanted> {
         });
         all.push(fixed("/api/v1/namespaces/default/services", object));
     }
+    if !config.cluster.is_empty() {
+        all.push(Wanted {
+            collection: "/api/v1/namespaces/kube-system/configmaps",
+            object: json!({
+                "apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": "coracle-cluster", "namespace": "kube-system"}, "data": config.cluster,
+            }),
+            current: true,
+        });
+    }
     all
 }
 

@@ -1,5 +1,6 @@
 //! What an API server is told about its cluster.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -35,6 +36,12 @@ pub struct Config {
     pub token_key: Option<Arc<TokenKey>>,
     /// Signs requested certificates; without it nobody here does.
     pub signer: Option<Arc<Pki>>,
+    /// Longest life of a certificate that is signed on request.
+    pub signing_duration: Duration,
+    /// Host names of this server, which are nobody else's.
+    pub server_names: Vec<String>,
+    /// What a machine has to know of the cluster to be a node of it: the ConfigMap `coracle-cluster` of kube-system.
+    pub cluster: BTreeMap<String, String>,
 }
 
 impl Default for Config {
@@ -51,6 +58,9 @@ impl Default for Config {
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             token_key: None,
             signer: None,
+            signing_duration: Duration::from_secs(365 * 24 * 3600),
+            server_names: Vec::new(),
+            cluster: BTreeMap::new(),
         }
     }
 }

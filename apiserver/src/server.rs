@@ -220,7 +220,8 @@ impl ApiServer {
 
     fn bearer(&self, token: &str) -> Option<Identity> {
         let audiences = [self.config.issuer.clone()];
-        token::authenticate(&self.env(), &self.token_key, token, &audiences).map(|(identity, _)| identity)
+        let account = token::authenticate(&self.env(), &self.token_key, token, &audiences);
+        account.map(|(identity, _)| identity).or_else(|| token::bootstrap::authenticate(&self.env(), token))
     }
 
     async fn resource(

@@ -1,9 +1,9 @@
 //! The transport over HTTPS: reqwest with rustls, HTTP/2 where the server has it, one pool of connections.
 
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use bytes::Bytes;
@@ -77,11 +77,35 @@ enum Authorization {
     File { path: PathBuf, newest: Mutex<Option<(Instant, HeaderValue)>> },
 }
 
-/// Requests over HTTPS to one server.
-pub struct HttpsTransport {
+/// Pools of connections with one identity.
+#[derive(Clone)]
+struct Connections {
     http: reqwest::Client,
     /// Upgrades need HTTP/1.1.
     http1: reqwest::Client,
+}
+
+impl Connections {
+    fn new(config: &Resolved, server: &Url) -> Result<Self, HttpsTransportError> {
+        let http = builder(config, server)?.build().map_err(HttpsTransportError::Build)?;
+        let http1 = builder(config, server)?.http1_only().build().map_err(HttpsTransportError::Build)?;
+        Ok(Self { http, http1 })
+    }
+}
+
+/// A certificate that comes from files, which somebody renews.
+struct Renewed {
+    config: Resolved,
+    certificate: PathBuf,
+    key: PathBuf,
+    /// Of the certificate's file when it was read last.
+    written: Mutex<Option<SystemTime>>,
+}
+
+/// Requests over HTTPS to one server.
+pub struct HttpsTransport {
+    connections: Mutex<Connections>,
+    renewed: Option<Renewed>,
     server: Url,
     authorization: Authorization,
     headers: HeaderMap,
@@ -120,9 +144,30 @@ impl HttpsTransport {
                 headers.append("impersonate-group", secret(group, "the group to act as")?);
             }
         }
-        let http = builder(config, &server)?.build().map_err(HttpsTransportError::Build)?;
-        let http1 = builder(config, &server)?.http1_only().build().map_err(HttpsTransportError::Build)?;
-        Ok(Self { http, http1, server, authorization, headers })
+        let connections = Mutex::new(Connections::new(config, &server)?);
+        let renewed = config.identity_files.clone().map(|(certificate, key)| Renewed {
+            written: Mutex::new(written(&certificate)),
+            config: config.clone(),
+            certificate,
+            key,
+        });
+        Ok(Self { connections, renewed, server, authorization, headers })
+    }
+
+    /// Connections with the certificate of now. What runs over those of before goes on.
+    fn connections(&self) -> Connections {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(renewed) = &self.renewed
+            && let Some(fresh) = renewed.read_again()
+        {
+            match Connections::new(&fresh, &self.server) {
+                Ok(made) => *connections = made,
+                Err(error) => {
+                    tracing::warn!(file = %renewed.certificate.display(), %error, "a new client certificate cannot be used");
+                }
+            }
+        }
+        connections.clone()
     }
 
     /// The request as reqwest wants it.
@@ -148,6 +193,25 @@ impl HttpsTransport {
             outgoing.headers_mut().insert(AUTHORIZATION, value);
         }
         Ok((parts.method, path, outgoing, body))
+    }
+}
+
+fn written(file: &Path) -> Option<SystemTime> {
+    std::fs::metadata(file).and_then(|facts| facts.modified()).ok()
+}
+
+impl Renewed {
+    /// The configuration with what the files hold now, if they have been replaced.
+    fn read_again(&self) -> Option<Resolved> {
+        let mut last = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = written(&self.certificate);
+        if now.is_none() || now == *last {
+            return None;
+        }
+        let certificate = std::fs::read(&self.certificate).ok()?;
+        let key = std::fs::read(&self.key).ok()?;
+        *last = now;
+        Some(Resolved { identity: Some((certificate, key)), ..self.config.clone() })
     }
 }
 
@@ -252,7 +316,7 @@ fn answer(method: &Method, path: &str, response: reqwest::Response) -> Response<
 impl Transport for HttpsTransport {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
         let prepared = self.prepare(request);
-        let http = self.http.clone();
+        let Connections { http, .. } = self.connections();
         Box::pin(async move {
             let (method, path, mut outgoing, body) = prepared?;
             if !body.is_empty() {
@@ -267,7 +331,7 @@ impl Transport for HttpsTransport {
 
     fn upgrade(&self, request: Request<()>) -> BoxFuture<'static, Result<Upgraded, TransportError>> {
         let prepared = self.prepare(request);
-        let http = self.http1.clone();
+        let Connections { http1: http, .. } = self.connections();
         Box::pin(async move {
             let (method, path, outgoing, ()) = prepared?;
             let response = http

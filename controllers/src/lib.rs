@@ -14,6 +14,7 @@ mod endpoints;
 mod garbage_collector;
 mod job;
 mod namespace;
+mod node_ipam;
 mod node_lifecycle;
 mod ownership;
 mod pod_gc;
@@ -32,6 +33,7 @@ use client::{Client, Informers, TaskError, TaskGroup};
 use tokio_util::sync::CancellationToken;
 
 use context::Context;
+pub use node_ipam::PodRanges;
 
 /// How long the controllers may take to finish what they have in hand.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -46,19 +48,17 @@ pub struct Options {
     pub informers: Option<Informers>,
     /// PEM bundle with the authority of the API server, for every namespace.
     pub root_ca: Option<Arc<str>>,
+    /// Addresses of pods, to be divided among the nodes; without them nodes bring their own.
+    pub pod_ranges: Option<PodRanges>,
 }
 
 /// Runs all controllers until told to stop.
 pub async fn run(client: Client, options: Options, stop: CancellationToken) -> Result<(), TaskError> {
     let Some(lease) = &options.lease else {
-        return hold_the_helm(client, options.informers, options.root_ca, stop).await;
+        return hold_the_helm(client, options.informers.clone(), &options, stop).await;
     };
     loop {
-        match lead(&client, lease, &stop, |held| {
-            hold_the_helm(client.clone(), None, options.root_ca.clone(), held)
-        })
-        .await
-        {
+        match lead(&client, lease, &stop, |held| hold_the_helm(client.clone(), None, &options, held)).await {
             Leadership::NeverLed => return Ok(()),
             Leadership::Finished(outcome) => return outcome,
             Leadership::Lost(outcome) => outcome?,
@@ -69,7 +69,7 @@ pub async fn run(client: Client, options: Options, stop: CancellationToken) -> R
 async fn hold_the_helm(
     client: Client,
     informers: Option<Informers>,
-    root_ca: Option<Arc<str>>,
+    options: &Options,
     stop: CancellationToken,
 ) -> Result<(), TaskError> {
     let mut group = TaskGroup::new(stop.child_token());
@@ -84,10 +84,13 @@ async fn hold_the_helm(
     garbage_collector::start(&context, &mut group);
     job::start(&context, &mut group);
     namespace::start(&context, &mut group);
+    if let Some(ranges) = options.pod_ranges {
+        node_ipam::start(&context, ranges, &mut group);
+    }
     node_lifecycle::start(&context, &mut group);
     pod_gc::start(&context, &mut group);
     replica_set::start(&context, &mut group);
-    if let Some(ca) = root_ca {
+    if let Some(ca) = options.root_ca.clone() {
         root_ca::start(&context, ca, &mut group);
     }
     service_account::start(&context, &mut group);

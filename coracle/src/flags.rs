@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -72,6 +73,8 @@ pub(crate) enum Command {
     Scale(commands::scale::ScaleArgs),
     /// Wait until objects meet a condition or are gone
     Wait(commands::wait::WaitArgs),
+    /// Let other machines join as nodes
+    Token(commands::token::TokenArgs),
     /// Work with the images of this machine
     Image(commands::image::ImageArgs),
     /// Run local clusters of virtual machines
@@ -131,6 +134,10 @@ pub(crate) struct ControlPlaneArgs {
     #[command(flatten)]
     pub(crate) etcd: EtcdArgs,
 
+    /// Longest life of certificates that are signed on request
+    #[arg(long, value_name = "TIME", value_parser = commands::wait::duration, default_value = "8760h")]
+    pub(crate) cluster_signing_duration: Duration,
+
     /// More names or addresses for the API server's certificate
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub(crate) tls_san: Vec<String>,
@@ -142,6 +149,7 @@ impl ControlPlaneArgs {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             etcd: EtcdArgs::default(),
+            cluster_signing_duration: Duration::from_secs(8760 * 3600),
             tls_san: Vec::new(),
         }
     }
@@ -150,21 +158,21 @@ impl ControlPlaneArgs {
 /// Addresses that every part of one cluster must agree on.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ClusterArgs {
-    /// Addresses of pods; each node gets a /24 of it
-    #[arg(long, value_name = "CIDR", default_value = "10.42.0.0/16")]
-    pub(crate) pod_cidr: String,
+    /// Addresses of pods; each node gets a /24 of it [default: 10.42.0.0/16, or what the joined cluster has]
+    #[arg(long, value_name = "CIDR", alias = "cluster-cidr")]
+    pub(crate) pod_cidr: Option<String>,
 
-    /// Addresses of services
-    #[arg(long, value_name = "CIDR", default_value = "10.43.0.0/16")]
-    pub(crate) service_cidr: String,
+    /// Addresses of services [default: 10.43.0.0/16, or what the joined cluster has]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) service_cidr: Option<String>,
 
     /// Address of the DNS server [default: the tenth address of the service CIDR]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) cluster_dns: Option<Ipv4Addr>,
 
-    /// Domain of the cluster's names
-    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
-    pub(crate) cluster_domain: String,
+    /// Domain of the cluster's names [default: cluster.local, or what the joined cluster has]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster_domain: Option<String>,
 }
 
 /// The node.
@@ -178,7 +186,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) node_ip: Option<Ipv4Addr>,
 
-    /// This node's share of the pod addresses [default: the first /24]
+    /// This node's share of the pod addresses [default: a /24 that the cluster gives it]
     #[arg(long, value_name = "CIDR")]
     pub(crate) node_cidr: Option<String>,
 
@@ -274,6 +282,18 @@ pub(crate) struct AgentArgs {
     pub(crate) cluster: ClusterArgs,
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+
+    /// Become a node of this API server's cluster, such as https://192.0.2.1:6443
+    #[arg(long, value_name = "URL", conflicts_with = "kubeconfig")]
+    pub(crate) server: Option<String>,
+
+    /// What `coracle token create` has printed there; needed once
+    #[arg(long, value_name = "TOKEN", env = "CORACLE_TOKEN", hide_env_values = true, requires = "server")]
+    pub(crate) token: Option<String>,
+
+    /// File that the token is in
+    #[arg(long, value_name = "FILE", conflicts_with = "token", requires = "server")]
+    pub(crate) token_file: Option<PathBuf>,
 
     /// Kubeconfig with which this node speaks to an API server; without it the node runs on its manifests alone
     #[arg(long, value_name = "FILE")]

@@ -63,6 +63,16 @@ impl Instance {
         self.data_dir.join("proxy.kubeconfig")
     }
 
+    /// What the cluster has told this node about itself.
+    pub(crate) fn cluster_file(&self) -> PathBuf {
+        self.data_dir.join("cluster.json")
+    }
+
+    /// This node's share of the pod addresses.
+    pub(crate) fn node_cidr_file(&self) -> PathBuf {
+        self.data_dir.join("node-cidr")
+    }
+
     /// Images and unpacked layers.
     pub(crate) fn image_dir(&self) -> PathBuf {
         self.data_dir.join("images")

@@ -6,6 +6,7 @@
 mod commands;
 mod flags;
 mod instance;
+mod join;
 mod logging;
 mod oci;
 mod up;
@@ -103,6 +104,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Exec(args) => tool(commands::exec::run(args)),
         Command::Scale(args) => tool(commands::scale::run(args)),
         Command::Wait(args) => tool(commands::wait::run(args)),
+        Command::Token(args) => tool(commands::token::run(args)),
         Command::Image(args) => tool(commands::image::run(args)),
         Command::Vm(args) => tool(commands::vm::run(args)),
         Command::Store(args) => tool(commands::store::run(args)),

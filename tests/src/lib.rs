@@ -10,10 +10,14 @@
 mod cluster;
 mod guest;
 mod machine;
+mod network;
+mod node;
 
 pub use cluster::{BUSYBOX, Cluster, Options};
 pub use guest::{Guest, Ran, guest_kernel};
 pub use machine::{Machine, Output};
+pub use network::Switch;
+pub use node::Node;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

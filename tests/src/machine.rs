@@ -65,6 +65,11 @@ impl Machine {
         machine
     }
 
+    /// The name of its network namespace, for `ip netns`.
+    pub fn namespace(&self) -> &str {
+        &self.name
+    }
+
     /// A path in the machine's directory.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.directory.path().join(name)

@@ -43,6 +43,8 @@ const LONGEST_REFUSAL: usize = 64 << 10;
 pub(crate) enum AgentError {
     #[error("no client certificate is configured")]
     NoIdentity,
+    #[error("the certificate of a node named {node:?} cannot be asked for")]
+    Name { node: String, source: rustls_pki_types::InvalidDnsNameError },
     #[error("dialing {address}")]
     Connect { address: SocketAddr, source: std::io::Error },
     #[error("dialing {address}: timed out")]
@@ -92,11 +94,13 @@ impl ApiServer {
         let body = if upgrade.is_some() { Body::empty() } else { body };
         let request = Request::builder().method(parts.method).uri(path);
         let open = self.metrics.streams.enter();
-        let answer = self.ask_agent(address, port, request, &call.headers, body).await.map_err(|error| {
-            let cause =
-                std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
-            ApiError::internal(format!("error dialing backend: {error}{cause}"))
-        })?;
+        let answer = self.ask_agent(node_name, address, port, request, &call.headers, body).await.map_err(
+            |error| {
+                let cause =
+                    std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
+                ApiError::internal(format!("error dialing backend: {error}{cause}"))
+            },
+        )?;
         let response = match (answer.status(), upgrade) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(client)) => self.tunnel(client, answer, open),
             (status, _) if status.is_success() => {
@@ -111,8 +115,10 @@ impl ApiServer {
         Ok(Reply::Raw(Box::new(response)))
     }
 
+    /// Whoever answers must be that node, wherever it is: its certificate carries its name.
     async fn ask_agent(
         &self,
+        node: &str,
         address: IpAddr,
         port: u16,
         request: http::request::Builder,
@@ -120,8 +126,9 @@ impl ApiServer {
         body: Body,
     ) -> Result<Response<Incoming>, AgentError> {
         let tls = self.config.agent_tls.clone().ok_or(AgentError::NoIdentity)?;
-        let name = ServerName::IpAddress(address.into());
         let address = SocketAddr::new(address, port);
+        let name = ServerName::try_from(node.to_owned())
+            .map_err(|source| AgentError::Name { node: node.to_owned(), source })?;
         let connected = tokio::time::timeout(CONNECT, async {
             let stream = TcpStream::connect(address).await?;
             // Keystrokes are small and should not wait for company.

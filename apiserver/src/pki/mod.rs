@@ -25,8 +25,8 @@ use rcgen::{
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 pub use files::{FileError, write_private};
-pub use kubeconfig::kubeconfig;
-pub use tls::TlsError;
+pub use kubeconfig::{kubeconfig, kubeconfig_of_file};
+pub use tls::{Serving, TlsError};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -241,6 +241,61 @@ impl Pki {
             && now < renew_from
             && subject_of(&parsed) == normal(subject)
     }
+}
+
+/// A new key, and the request for a certificate of it, both in PEM: for an authority that is elsewhere.
+pub fn request(subject: &Subject) -> Result<(String, String), PkiError> {
+    let make = || {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = distinguished_name(subject);
+        for name in &subject.dns_names {
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+        }
+        params.subject_alt_names.extend(subject.addresses.iter().copied().map(SanType::IpAddress));
+        Ok((key.serialize_pem(), params.serialize_request(&key)?.pem()?))
+    };
+    make().map_err(|source| PkiError::Issue { name: subject.common_name.clone(), source })
+}
+
+/// Whose a certificate is, and from when until when it is good; None for what is no certificate.
+pub fn read_certificate(pem: &str) -> Option<(Subject, SystemTime, SystemTime)> {
+    let der = der(pem)?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    let time = |seconds: i64| Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?));
+    let validity = certificate.validity();
+    Some((
+        subject_of(&certificate),
+        time(validity.not_before.timestamp())?,
+        time(validity.not_after.timestamp())?,
+    ))
+}
+
+/// Bytes of a certificate as PEM.
+pub fn to_pem(der: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, more) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = more;
+    }
+    pem + "-----END CERTIFICATE-----\n"
+}
+
+/// The fingerprint by which an authority is known before it has been seen: SHA-256 of its certificate, in hexadecimal digits.
+pub fn fingerprint(pem: &str) -> Option<String> {
+    use sha2::Digest as _;
+    use std::fmt::Write as _;
+    let digest = sha2::Sha256::digest(der(pem)?);
+    Some(digest.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        _ = write!(text, "{byte:02x}");
+        text
+    }))
 }
 
 fn new_ca() -> Result<Pair, rcgen::Error> {

@@ -3,6 +3,7 @@
 //! A token names its account, and possibly a pod, a secret or a node, each with its uid. It is good for the audiences that
 //! it was made for, until it expires or one of these is gone. Follows `k8s.io/kubernetes/pkg/serviceaccount`.
 
+pub(crate) mod bootstrap;
 mod key;
 
 use manifests::k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest};

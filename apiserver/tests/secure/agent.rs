@@ -17,7 +17,11 @@ use crate::port::{Port, subject};
 
 /// Serves until the test ends. Only the cluster's own clients may speak to it.
 pub(crate) async fn start(port: &Port) -> SocketAddr {
-    let pair = port.pki.pair("node", &subject("system:node:n1", "system:nodes")).unwrap();
+    let mut subject = subject("system:node:n1", "system:nodes");
+    // It is known by its name, whatever its address is.
+    subject.dns_names = vec!["n1".to_owned()];
+    subject.addresses.clear();
+    let pair = port.pki.pair("node", &subject).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(pair.server_config(port.pki.ca(), true).unwrap()));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -50,6 +50,8 @@ pub struct Resolved {
     pub proxy: Option<String>,
     /// PEM of the client certificate and of its key.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// The files that certificate and key were read from. They are read again when they have been replaced.
+    pub identity_files: Option<(PathBuf, PathBuf)>,
     /// Who we are otherwise.
     pub credentials: Credentials,
     /// Act as this user.
@@ -161,6 +163,11 @@ fn resolve_user(user: &Entry<AuthInfo>, resolved: &mut Resolved) -> Result<(), K
         }
     };
     let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+    let inline = given(&info.client_certificate_data).or(given(&info.client_key_data)).is_some();
+    resolved.identity_files = given(&info.client_certificate)
+        .zip(given(&info.client_key))
+        .filter(|_| !inline)
+        .map(|(certificate, key)| (beside(&user.path, &certificate), beside(&user.path, &key)));
     resolved.credentials = match (given(&info.token), given(&info.token_file), given(&info.username)) {
         (Some(token), _, _) => Credentials::Token(token),
         (None, Some(file), _) => Credentials::TokenFile(beside(&user.path, &file)),

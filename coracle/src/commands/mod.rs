@@ -10,6 +10,7 @@ pub(crate) mod image;
 pub(crate) mod logs;
 pub(crate) mod scale;
 pub(crate) mod store;
+pub(crate) mod token;
 pub(crate) mod vm;
 pub(crate) mod wait;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use client::Client;
-use client::kubeconfig::Kubeconfig;
+use client::kubeconfig::{Kubeconfig, Resolved};
 use http::{Method, Request};
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -106,6 +106,11 @@ pub(crate) fn request(
         bytes = value.to_string().into();
     }
     builder.body(bytes).expect("method, encoded path and constant headers make a request")
+}
+
+/// Where the server is and how it is known.
+pub(crate) fn resolve(args: &ApiArgs) -> anyhow::Result<Resolved> {
+    Ok(load(args)?.resolve(args.context.as_deref())?)
 }
 
 fn load(args: &ApiArgs) -> anyhow::Result<Kubeconfig> {

@@ -36,7 +36,7 @@ pub(crate) async fn start(
     instance: &Instance,
     node: &Node,
     args: &NodeArgs,
-    pki: &Pki,
+    tls: rustls::ServerConfig,
     client: Client,
     objects: Option<watch::Sender<agent::sources::Objects>>,
     group: &mut TaskGroup,
@@ -46,8 +46,6 @@ pub(crate) async fn start(
         .await?
         .context("opening the image store")?;
     let listener = listen(args.agent_listen, node).await?;
-    let pair = pki.pair("node", &subject(node))?;
-    let tls = pair.server_config(pki.ca(), true).context("setting up TLS for the agent's API")?;
     let manifest_url = match &args.manifest_url {
         None => None,
         Some(url) => {
@@ -100,6 +98,12 @@ pub(crate) async fn start(
     group.spawn("agent", agent::run(config, Some(client), stop.clone()));
     group.spawn_infallible("proxy's keeper", proxy_process::supervise(instance.clone(), node.clone(), stop));
     Ok(())
+}
+
+/// TLS for the agent's API where the authority is at hand, or has been asked beforehand.
+pub(crate) fn own_tls(pki: &Pki, node: &Node) -> anyhow::Result<rustls::ServerConfig> {
+    let pair = pki.pair("node", &subject(node))?;
+    pair.server_config(pki.ca(), true).context("setting up TLS for the agent's API")
 }
 
 fn log_bounds(args: &NodeArgs) -> anyhow::Result<agent::context::LogBounds> {

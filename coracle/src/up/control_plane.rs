@@ -14,6 +14,7 @@ use store::etcd::EtcdStore;
 use tokio::net::TcpListener;
 use tracing::info;
 
+use super::node::ClusterNetwork;
 use super::transport::InProcess;
 use crate::flags::{ControlPlaneArgs, EtcdArgs};
 use crate::instance::{self, Instance};
@@ -23,6 +24,7 @@ use crate::instance::{self, Instance};
 pub(crate) struct ControlPlane {
     pub(crate) server: Arc<ApiServer>,
     pub(crate) pki: Pki,
+    pod_ranges: controllers::PodRanges,
 }
 
 impl ControlPlane {
@@ -30,9 +32,10 @@ impl ControlPlane {
     pub(crate) async fn start(
         instance: &Instance,
         args: &ControlPlaneArgs,
-        service_cidr: Ipv4Net,
+        network: &ClusterNetwork,
         group: &mut TaskGroup,
     ) -> anyhow::Result<Self> {
+        let service_cidr = network.services;
         // First of all: a port in use should cost nobody anything.
         let listener = TcpListener::bind(args.listen).await.with_context(|| {
             format!("listening on {} (--listen takes another address or port)", args.listen)
@@ -42,7 +45,8 @@ impl ControlPlane {
         let url = format!("https://{}", reachable(address));
         write_kubeconfigs(instance, &pki, &url)?;
 
-        let pair = pki.pair("apiserver", &server_subject(address, service_cidr, &args.tls_san))?;
+        let subject_of_server = server_subject(address, service_cidr, &args.tls_san);
+        let pair = pki.pair("apiserver", &subject_of_server)?;
         let tls = pair.server_config(pki.ca(), false).context("setting up TLS")?;
         let client_pair =
             pki.pair("apiserver-agent-client", &subject("kube-apiserver-kubelet-client", "system:masters"))?;
@@ -56,6 +60,9 @@ impl ControlPlane {
                 apiserver::TokenKey::open(&pki).context("opening the key that signs tokens")?,
             )),
             signer: Some(Arc::new(pki.clone())),
+            signing_duration: args.cluster_signing_duration,
+            server_names: subject_of_server.dns_names,
+            cluster: network.facts(),
             ..apiserver::Config::default()
         };
         let server = ApiServer::new(store, config);
@@ -63,7 +70,7 @@ impl ControlPlane {
         group.spawn_infallible("API server", apiserver::serve(serving, listener, Arc::new(tls), stop));
         server.start().await.context("starting the API server")?;
         info!(%url, kubeconfig = %instance.kubeconfig().display(), "the API server is ready");
-        Ok(Self { server, pki })
+        Ok(Self { server, pki, pod_ranges: network.pod_ranges() })
     }
 
     /// Starts the scheduler and the controllers.
@@ -79,8 +86,12 @@ impl ControlPlane {
             scheduler::Options { informers: Some(informers.clone()), ..scheduler::Options::default() };
         group.spawn("scheduler", scheduler::run(scheduler, options, stop.clone()));
         let root_ca = Some(self.pki.ca().into());
-        let options =
-            controllers::Options { informers: Some(informers), root_ca, ..controllers::Options::default() };
+        let options = controllers::Options {
+            informers: Some(informers),
+            root_ca,
+            pod_ranges: Some(self.pod_ranges),
+            ..controllers::Options::default()
+        };
         group.spawn("controllers", controllers::run(controllers, options, stop));
     }
 

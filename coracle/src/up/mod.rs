@@ -6,6 +6,7 @@ mod directory;
 pub(crate) mod down;
 mod node;
 pub(crate) mod proxy;
+mod range;
 mod shutdown;
 mod signals;
 mod transport;
@@ -20,8 +21,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::flags::{AgentArgs, ControlPlaneArgs, NodeArgs, ServerArgs, UpArgs};
-use crate::instance::{Instance, Part};
+use crate::flags::{AgentArgs, ClusterArgs, ControlPlaneArgs, NodeArgs, ServerArgs, UpArgs};
+use crate::instance::{self, Instance, Part};
+use crate::join::{self, Membership};
 use control_plane::ControlPlane;
 use directory::Directory;
 use node::{ClusterNetwork, Node};
@@ -34,12 +36,11 @@ pub(crate) fn run_up(args: UpArgs) -> anyhow::Result<()> {
     let instance = Instance::new(&args.instance)?;
     instance.create_directories()?;
     let _locks = instance.lock(&Part::ALL)?;
-    let node = Node::new(&instance, &args.cluster, &args.node)?;
+    let network = ClusterNetwork::new(&args.cluster, &Default::default())?;
     run(async |group: &mut TaskGroup| {
-        let control_plane =
-            ControlPlane::start(&instance, &args.control_plane, node.cluster.services, group).await?;
+        let control_plane = ControlPlane::start(&instance, &args.control_plane, &network, group).await?;
         control_plane.start_controllers(group);
-        start_agent(&instance, &node, &args.node, &control_plane, group).await?;
+        start_agent(&instance, &args.cluster, &args.node, &control_plane, group).await?;
         Ok(Some(control_plane.server))
     })
 }
@@ -50,40 +51,98 @@ pub(crate) fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     let instance = Instance::new(&args.instance)?;
     instance.create_directories()?;
     // Without a server, this process is one for its own manifests.
-    let parts: &[Part] = if args.kubeconfig.is_some() { &[Part::Node] } else { &Part::ALL };
+    let remote = args.kubeconfig.is_some() || args.server.is_some();
+    let parts: &[Part] = if remote { &[Part::Node] } else { &Part::ALL };
     let _locks = instance.lock(parts)?;
-    let node = Node::new(&instance, &args.cluster, &args.node)?;
-    run(async |group: &mut TaskGroup| match &args.kubeconfig {
-        Some(kubeconfig) => {
-            let client = client::Client::from_kubeconfig(kubeconfig)?;
-            let pki = apiserver::pki::Pki::open_node(instance.pki_dir())?;
-            agent::start(&instance, &node, &args.node, &pki, client, None, group).await?;
+    // Wrong flags are told at once.
+    let name = Node::new(&instance, &args.cluster, &args.node)?.name;
+    run(async |group: &mut TaskGroup| match (&args.kubeconfig, &args.server) {
+        (None, Some(server)) => {
+            join::join(&instance, server, token(&args)?.as_deref(), &name).await?;
+            member(&instance, &args, &name, group).await?;
             Ok(None)
         }
-        None => {
+        // Somebody has prepared this node's place in the cluster.
+        (Some(kubeconfig), _) if *kubeconfig == join::Files::of(&instance).kubeconfig => {
+            member(&instance, &args, &name, group).await?;
+            Ok(None)
+        }
+        (Some(kubeconfig), _) => {
+            let client = client::Client::from_kubeconfig(kubeconfig)?;
+            let pki = apiserver::pki::Pki::open_node(instance.pki_dir())?;
+            let node = settled(&instance, &args.cluster, &args.node, &client).await?;
+            let tls = agent::own_tls(&pki, &node)?;
+            agent::start(&instance, &node, &args.node, tls, client, None, group).await?;
+            Ok(None)
+        }
+        (None, None) => {
             if args.node.manifests.is_none() && args.node.manifest_url.is_none() {
                 bail!(
-                    "nothing to run: give --manifests DIR, --manifest-url URL, or the --kubeconfig of a cluster"
+                    "nothing to run: give --manifests DIR, --manifest-url URL, or the --server of a cluster with a --token"
                 );
             }
             let flags = ControlPlaneArgs::local(instance.local_port().await);
-            let control_plane = ControlPlane::start(&instance, &flags, node.cluster.services, group).await?;
+            let network = ClusterNetwork::new(&args.cluster, &Default::default())?;
+            let control_plane = ControlPlane::start(&instance, &flags, &network, group).await?;
             control_plane.start_controllers(group);
-            start_agent(&instance, &node, &args.node, &control_plane, group).await?;
+            start_agent(&instance, &args.cluster, &args.node, &control_plane, group).await?;
             Ok(Some(control_plane.server))
         }
     })
 }
 
+/// The token as a flag or in a file.
+fn token(args: &AgentArgs) -> anyhow::Result<Option<String>> {
+    match (&args.token, &args.token_file) {
+        (Some(token), _) => Ok(Some(token.clone())),
+        (None, Some(file)) => {
+            std::fs::read_to_string(file).map(Some).with_context(|| format!("reading {}", file.display()))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// A node of a cluster whose server is elsewhere.
+async fn member(
+    instance: &Instance,
+    args: &AgentArgs,
+    name: &str,
+    group: &mut TaskGroup,
+) -> anyhow::Result<()> {
+    let membership = Membership::open(instance, name).await?;
+    let renewal = membership.renewal(group.stop().clone());
+    group.spawn_infallible("renewal of certificates", renewal);
+    let node = settled(instance, &args.cluster, &args.node, &membership.client).await?;
+    let tls = membership.serving.server_config(&membership.authority, true);
+    let tls = tls.context("setting up TLS for the agent's API")?;
+    agent::start(instance, &node, &args.node, tls, membership.client, None, group).await
+}
+
+/// The node with its share of the pod addresses.
+async fn settled(
+    instance: &Instance,
+    cluster: &ClusterArgs,
+    args: &NodeArgs,
+    client: &client::Client,
+) -> anyhow::Result<Node> {
+    let node = Node::new(instance, cluster, args)?;
+    if args.node_cidr.is_some() || range::remembered(instance).is_some() {
+        return Ok(node);
+    }
+    range::ask(instance, client, &node.name).await?;
+    Node::new(instance, cluster, args)
+}
+
 async fn start_agent(
     instance: &Instance,
-    node: &Node,
+    cluster: &ClusterArgs,
     args: &NodeArgs,
     control_plane: &ControlPlane,
     group: &mut TaskGroup,
 ) -> anyhow::Result<()> {
-    let user = format!("system:node:{}", node.name);
+    let user = format!("system:node:{}", instance::node_name(args.node_name.as_deref())?);
     let client = control_plane.client(&user, &["system:nodes"]);
+    let node = &settled(instance, cluster, args, &client).await?;
     // What is no pod in the manifests is written by somebody who may: a node may not.
     let objects = (args.manifests.is_some() || args.manifest_url.is_some()).then(|| {
         let (sender, objects) = watch::channel(::agent::sources::Objects::default());
@@ -96,7 +155,8 @@ async fn start_agent(
         group.spawn_infallible("objects of manifests", directory.run(stop));
         sender
     });
-    agent::start(instance, node, args, &control_plane.pki, client, objects, group).await
+    let tls = agent::own_tls(&control_plane.pki, node)?;
+    agent::start(instance, node, args, tls, client, objects, group).await
 }
 
 /// `coracle server`, and without scheduler and controllers `coracle apiserver`.
@@ -104,10 +164,9 @@ pub(crate) fn run_server(args: ServerArgs, controllers: bool) -> anyhow::Result<
     let instance = Instance::new(&args.instance)?;
     instance.create_directories()?;
     let _locks = instance.lock(&[Part::ControlPlane])?;
-    let network = ClusterNetwork::new(&args.cluster)?;
+    let network = ClusterNetwork::new(&args.cluster, &Default::default())?;
     run(async |group: &mut TaskGroup| {
-        let control_plane =
-            ControlPlane::start(&instance, &args.control_plane, network.services, group).await?;
+        let control_plane = ControlPlane::start(&instance, &args.control_plane, &network, group).await?;
         if controllers {
             control_plane.start_controllers(group);
         }

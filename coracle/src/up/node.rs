@@ -1,14 +1,23 @@
 //! What makes a node: its name, its addresses, and the kernel objects that are its own. A pure function of the flags and the
 //! machine's address, so that the node agent and the proxy process come to the same answer by themselves.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipnet::Ipv4Net;
 
+use super::range;
 use crate::flags::{ClusterArgs, NodeArgs};
 use crate::instance::{self, Instance, KernelNames};
+use crate::join;
+
+// What a cluster tells those who join, key by key.
+const POD_CIDR: &str = "podCIDR";
+const SERVICE_CIDR: &str = "serviceCIDR";
+const DNS: &str = "clusterDNS";
+const DOMAIN: &str = "clusterDomain";
 
 /// Each node has so many bits of the pod range.
 const NODE_PREFIX: u8 = 24;
@@ -33,22 +42,29 @@ pub(crate) struct Node {
 }
 
 impl ClusterNetwork {
-    pub(crate) fn new(args: &ClusterArgs) -> anyhow::Result<Self> {
+    /// From the flags; where they say nothing, what the cluster has told its node; by default the usual ranges.
+    pub(crate) fn new(args: &ClusterArgs, told: &BTreeMap<String, String>) -> anyhow::Result<Self> {
+        let choose = |flag: &Option<String>, key: &str, usual: &str| {
+            flag.as_ref().or_else(|| told.get(key)).map_or(usual, String::as_str).to_owned()
+        };
         let range = |flag: &str, text: &str| -> anyhow::Result<Ipv4Net> {
             let range: Ipv4Net = text
                 .parse()
                 .with_context(|| format!("{flag} {text:?} is not a range such as 10.42.0.0/16"))?;
             Ok(range.trunc())
         };
-        let (pods, services) =
-            (range("--pod-cidr", &args.pod_cidr)?, range("--service-cidr", &args.service_cidr)?);
+        let (pods, services) = (
+            range("--pod-cidr", &choose(&args.pod_cidr, POD_CIDR, "10.42.0.0/16"))?,
+            range("--service-cidr", &choose(&args.service_cidr, SERVICE_CIDR, "10.43.0.0/16"))?,
+        );
         if pods.contains(&services) || services.contains(&pods) {
             bail!("--pod-cidr {pods} and --service-cidr {services} overlap");
         }
         if pods.prefix_len() > NODE_PREFIX {
             bail!("--pod-cidr {pods} has no room for a node: each takes a /{NODE_PREFIX}");
         }
-        let dns = match args.cluster_dns {
+        let dns = args.cluster_dns.or_else(|| told.get(DNS)?.parse().ok());
+        let dns = match dns {
             Some(dns) if services.contains(&dns) => dns,
             Some(dns) => bail!("--cluster-dns {dns} is not in --service-cidr {services}"),
             None => services
@@ -56,16 +72,36 @@ impl ClusterNetwork {
                 .nth(9)
                 .with_context(|| format!("--service-cidr {services} has fewer than ten addresses"))?,
         };
-        Ok(Self { pods, services, dns, domain: args.cluster_domain.clone() })
+        Ok(Self { pods, services, dns, domain: choose(&args.cluster_domain, DOMAIN, "cluster.local") })
+    }
+
+    /// What a machine that joins is told.
+    pub(crate) fn facts(&self) -> BTreeMap<String, String> {
+        let facts = [
+            (POD_CIDR, self.pods.to_string()),
+            (SERVICE_CIDR, self.services.to_string()),
+            (DNS, self.dns.to_string()),
+            (DOMAIN, self.domain.clone()),
+        ];
+        facts.map(|(key, value)| (key.to_owned(), value)).into()
+    }
+
+    /// How the pod addresses are divided.
+    pub(crate) fn pod_ranges(&self) -> controllers::PodRanges {
+        controllers::PodRanges { cluster: self.pods, node_prefix: NODE_PREFIX }
     }
 }
 
 impl Node {
+    /// Without `--node-cidr` the node's range is the remembered one. It is a guess until [`range::ask`] has asked for it once,
+    /// and everything but the range is right before.
     pub(crate) fn new(instance: &Instance, cluster: &ClusterArgs, args: &NodeArgs) -> anyhow::Result<Self> {
-        let cluster = ClusterNetwork::new(cluster)?;
+        let cluster = ClusterNetwork::new(cluster, &join::cluster_facts(instance))?;
         let names = instance.kernel_names(Some(args));
         let own = match &args.node_cidr {
-            None => cluster.pods.subnets(NODE_PREFIX).ok().and_then(|mut subnets| subnets.next()),
+            None => range::remembered(instance)
+                .filter(|own| cluster.pods.contains(own))
+                .or_else(|| cluster.pods.subnets(NODE_PREFIX).ok().and_then(|mut subnets| subnets.next())),
             Some(text) => {
                 let own: Ipv4Net = text
                     .parse()
@@ -120,16 +156,29 @@ mod tests {
 
     fn args(pods: &str, services: &str, dns: Option<&str>) -> ClusterArgs {
         ClusterArgs {
-            pod_cidr: pods.to_owned(),
-            service_cidr: services.to_owned(),
+            pod_cidr: Some(pods.to_owned()),
+            service_cidr: Some(services.to_owned()),
             cluster_dns: dns.map(|dns| dns.parse().unwrap()),
-            cluster_domain: "cluster.local".to_owned(),
+            cluster_domain: None,
         }
     }
 
     #[test]
+    fn what_a_cluster_tells_counts_where_the_flags_say_nothing() {
+        let all =
+            ClusterNetwork::new(&args("10.1.0.0/16", "10.2.0.0/16", Some("10.2.0.53")), &BTreeMap::new());
+        let all = all.unwrap();
+        let nothing =
+            ClusterArgs { pod_cidr: None, service_cidr: None, cluster_dns: None, cluster_domain: None };
+        assert_eq!(ClusterNetwork::new(&nothing, &all.facts()).unwrap(), all);
+        let one = ClusterArgs { pod_cidr: Some("10.3.0.0/16".to_owned()), ..nothing };
+        assert_eq!(ClusterNetwork::new(&one, &all.facts()).unwrap().pods.to_string(), "10.3.0.0/16");
+    }
+
+    #[test]
     fn the_tenth_service_address_is_the_dns_server() {
-        let network = ClusterNetwork::new(&args("10.42.0.0/16", "10.43.0.0/16", None)).unwrap();
+        let network =
+            ClusterNetwork::new(&args("10.42.0.0/16", "10.43.0.0/16", None), &BTreeMap::new()).unwrap();
         assert_eq!(network.dns, Ipv4Addr::new(10, 43, 0, 10));
     }
 
@@ -142,7 +191,7 @@ mod tests {
             (args("10.42.0.0/16", "10.43.0.0/16", Some("10.44.0.1")), "--cluster-dns"),
             (args("somewhere", "10.43.0.0/16", None), "--pod-cidr"),
         ] {
-            let error = ClusterNetwork::new(&wrong).unwrap_err().to_string();
+            let error = ClusterNetwork::new(&wrong, &BTreeMap::new()).unwrap_err().to_string();
             assert!(error.contains(flag), "{error}");
         }
     }
