@@ -21,6 +21,8 @@ const AT_A_TIME: usize = 32;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
+const CONFIG_MAPS: &str = "/api/v1/namespaces/kube-system/configmaps";
+
 /// One thing that every cluster has.
 #[derive(Debug)]
 struct Wanted {
@@ -34,6 +36,11 @@ impl ApiServer {
         for Wanted { collection, object } in wanted(&self.config) {
             match self.ask(Method::POST, collection, &object).await {
                 Err(refused) if !refused.is_already_exists() => return Err(refused),
+                // What machines that join are told is what this server was started with.
+                Err(_) if collection == CONFIG_MAPS => {
+                    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                    self.ask(Method::PUT, &format!("{collection}/{name}"), &object).await?;
+                }
                 _ => {}
             }
         }
@@ -170,12 +177,11 @@ fn wanted(config: &Config) -> Vec<Wanted> {
     }
     if !config.cluster.is_empty() {
         all.push(Wanted {
-            collection: "/api/v1/namespaces/kube-system/configmaps",
+            collection: CONFIG_MAPS,
             object: json!({
                 "apiVersion": "v1", "kind": "ConfigMap",
                 "metadata": {"name": "coracle-cluster", "namespace": "kube-system"}, "data": config.cluster,
             }),
-            current: true,
         });
     }
     all

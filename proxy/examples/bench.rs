@@ -62,6 +62,7 @@ fn config(directory: &Path) -> Config {
             pod_cidr: "10.42.0.0/24".parse().unwrap(),
             cluster_cidr: "10.42.0.0/16".parse().unwrap(),
             service_cidr: Some("10.43.0.0/16".parse().unwrap()),
+            address: None,
             mtu: None,
             nft_table: "bench".into(),
             state_dir: directory.join("network"),

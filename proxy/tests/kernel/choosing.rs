@@ -168,6 +168,7 @@ fn node_ports_answer_on_every_address_of_the_node() {
             pod_cidr: "192.168.77.0/24".parse().unwrap(),
             cluster_cidr: "192.168.77.0/24".parse().unwrap(),
             service_cidr: None,
+            address: None,
             mtu: None,
             nft_table: "wan".into(),
             state_dir: world.directory.path().join("wan"),

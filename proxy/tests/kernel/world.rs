@@ -84,6 +84,7 @@ pub(crate) fn network_config(state_dir: PathBuf) -> network::Config {
         pod_cidr: "10.42.0.0/24".parse().unwrap(),
         cluster_cidr: "10.42.0.0/16".parse().unwrap(),
         service_cidr: Some("10.43.0.0/16".parse().unwrap()),
+        address: None,
         mtu: None,
         nft_table: "proxytest".into(),
         state_dir,
