@@ -1,5 +1,6 @@
 //! What the agent's own API needs of the pods: which there are, which of their containers run, and their logs.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -39,6 +40,10 @@ impl Access {
 
     async fn sample(&self) -> Sample {
         Sample::take(&self.node, self.layout.data_dir().to_owned(), self.registry.all()).await
+    }
+
+    fn rates(&self, sample: &mut Sample) -> bool {
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner).rates(sample)
     }
 
     fn find(&self, path: &ContainerPath) -> Result<watch::Receiver<View>, NotThere> {
@@ -110,9 +115,20 @@ impl Pods for Access {
         })
     }
 
+    fn address(&self, namespace: &str, pod: &str) -> Result<IpAddr, NotThere> {
+        let view = self.registry.find(namespace, pod).ok_or(NotThere::Pod)?;
+        let address = view.borrow().status.pod_ip.as_deref().and_then(|address| address.parse().ok());
+        address.ok_or_else(|| NotThere::Container(format!("pod {pod:?} has no address")))
+    }
+
     async fn summary(&self) -> serde_json::Value {
         let mut sample = self.sample().await;
-        self.earlier.lock().unwrap_or_else(PoisonError::into_inner).rates(&mut sample);
+        // Nobody looks when nobody asks: the first one who does waits for the second look that a rate needs.
+        if !self.rates(&mut sample) {
+            tokio::time::sleep(Earlier::APART.unsigned_abs()).await;
+            sample = self.sample().await;
+            self.rates(&mut sample);
+        }
         stats::summary(&sample)
     }
 

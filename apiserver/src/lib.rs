@@ -44,6 +44,7 @@ mod serve;
 mod server;
 pub mod table;
 mod token;
+mod usage;
 mod watch_cache;
 mod write;
 

@@ -4,7 +4,7 @@ use futures_util::TryStreamExt as _;
 use http::header::{ACCEPT, CACHE_CONTROL, ETAG, HeaderName, IF_NONE_MATCH, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
-use manifests::kinds::KINDS;
+use manifests::kinds::{KINDS, METRICS};
 use manifests::status::ApiError;
 use serde_json::json;
 
@@ -97,7 +97,8 @@ impl ApiServer {
             .ok_or_else(|| ApiError::not_acceptable(&["application/json"]))?;
         let (address, port) = self.config.advertise;
         let address = std::net::SocketAddr::new(address, port).to_string();
-        let document = discovery::document(parts.uri.path(), format, KINDS, &address)
+        let kinds: Vec<_> = KINDS.iter().chain(METRICS).copied().collect();
+        let document = discovery::document(parts.uri.path(), format, &kinds, &address)
             .ok_or_else(ApiError::unknown_path)?;
         let known = document.etag.as_deref().is_some_and(|etag| header(parts, IF_NONE_MATCH).contains(etag));
         let mut response = if known {

@@ -39,6 +39,7 @@ use crate::request::params::{ListParams, Params};
 use crate::request::path::{self, ResourcePath, Target};
 use crate::table::IncludeObject;
 use crate::token::{self, TokenKey};
+use crate::usage;
 use crate::watch_cache::Caches;
 
 /// How long requests wait for a server that is starting.
@@ -232,7 +233,9 @@ impl ApiServer {
         identity: Identity,
     ) -> (Subject, Response<Body>) {
         let params = Params::parse(parts.uri.query());
-        let watch = path.watch_prefix || params.flag("watch").ok().flatten() == Some(true);
+        // The parameters of a proxied request are for somebody else.
+        let watch = path.watch_prefix
+            || (path.subresource != "proxy" && params.flag("watch").ok().flatten() == Some(true));
         let verb = authorize::verb(&parts.method, &path, watch);
         let row = self.registry.find(&path.group, &path.version, &path.resource).cloned();
         let subject = row.as_ref().map_or(Subject { verb, ..Subject::default() }, |row| Subject {
@@ -271,8 +274,15 @@ impl ApiServer {
             self.refresh().await?;
             self.authorize(&identity, &action, row.as_deref())?;
         }
+        if path.group == usage::GROUP {
+            self.filled().await?;
+            return self.usage(&path, &params, &parts.method).await;
+        }
         let Some(row) = row else { return Err(ApiError::unknown_path().into()) };
         self.filled().await?;
+        if path.subresource == "proxy" && row.kind.subresource("proxy").is_some() {
+            return self.proxy(&path, parts, body).await;
+        }
         let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
         let mut output = accept::negotiate(accept)?;
         output.pretty |= params.flag("pretty")? == Some(true);

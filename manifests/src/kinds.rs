@@ -59,6 +59,11 @@ const fn stream(name: &'static str, kind: &'static str) -> Subresource {
     Subresource { name, group: "", version: "", kind, verbs: &["create", "get"] }
 }
 
+const fn proxy(kind: &'static str) -> Subresource {
+    let verbs = &["create", "delete", "get", "patch", "update"];
+    Subresource { name: "proxy", group: "", version: "", kind, verbs }
+}
+
 const CORE: Kind = Kind {
     group: "",
     version: "v1",
@@ -99,7 +104,7 @@ pub const NODE: Kind = Kind {
     singular: "node",
     short_names: &["no"],
     namespaced: false,
-    subresources: &[status("Node")],
+    subresources: &[proxy("NodeProxyOptions"), status("Node")],
     ..CORE
 };
 
@@ -125,6 +130,7 @@ pub const POD: Kind = Kind {
         stream("exec", "PodExecOptions"),
         Subresource { name: "log", group: "", version: "", kind: "Pod", verbs: &["get"] },
         stream("portforward", "PodPortForwardOptions"),
+        proxy("PodProxyOptions"),
         Subresource { name: "resize", group: "", version: "", kind: "Pod", verbs: READ_WRITE },
         status("Pod"),
     ],
@@ -138,7 +144,7 @@ pub const SERVICE: Kind = Kind {
     singular: "service",
     short_names: &["svc"],
     categories: &["all"],
-    subresources: &[status("Service")],
+    subresources: &[proxy("ServiceProxyOptions"), status("Service")],
     ..CORE
 };
 
@@ -625,6 +631,23 @@ pub const KINDS: &[&Kind] = &[
     &FLOW_SCHEMA,
     &PRIORITY_LEVEL_CONFIGURATION,
 ];
+
+/// What nodes and pods use now: kinds that are answered from the nodes' own figures, and never stored.
+pub const METRICS: &[&Kind] = &[&NODE_METRICS, &POD_METRICS];
+
+/// What nodes use.
+pub const NODE_METRICS: Kind = Kind {
+    group: "metrics.k8s.io",
+    version: "v1beta1",
+    kind: "NodeMetrics",
+    plural: "nodes",
+    namespaced: false,
+    verbs: &["get", "list"],
+    ..CORE
+};
+
+/// What containers use, by pod.
+pub const POD_METRICS: Kind = Kind { kind: "PodMetrics", plural: "pods", namespaced: true, ..NODE_METRICS };
 
 impl Kind {
     /// `v1` or `apps/v1`.

@@ -348,3 +348,182 @@ fn ports_are_forwarded_with_kubectls_of_three_ages() {
         port_forward(&cluster, version);
     }
 }
+
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec: {selector: {app: nobody}, ports: [{port: 80}]}
+";
+
+#[test]
+fn proxies_reach_pods_services_and_nodes() {
+    let cluster = cluster_with_pods();
+    cluster.apply(SERVICE).ok();
+    let raw = |path: &str| cluster.kubectl(["get", "--raw", path]);
+    eventually("the service has an endpoint", || {
+        let answer = raw("/api/v1/namespaces/default/services/http:web:http/proxy/");
+        if answer.stdout == "page\n" { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+    for path in ["pods/web:8080", "pods/http:web:8080", "services/web", "services/web:80"] {
+        let path = format!("/api/v1/namespaces/default/{path}/proxy/index.html?a=b");
+        assert_eq!(raw(&path).ok(), "page\n", "{path}");
+    }
+    let node = cluster.kubectl(["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]).ok();
+    let pods = raw(&format!("/api/v1/nodes/{node}/proxy/pods")).ok();
+    assert!(pods.contains("\"PodList\"") && pods.contains("\"echo\""), "{pods}");
+
+    let refused = raw("/api/v1/namespaces/default/pods/web:81/proxy/").err();
+    assert!(refused.contains("connect: connection refused"), "{refused}");
+    let nobody = raw("/api/v1/namespaces/default/services/nobody/proxy/").err();
+    assert!(nobody.contains("no endpoints available for service \"nobody\""), "{nobody}");
+    let missing = raw("/api/v1/namespaces/default/pods/missing/proxy/").err();
+    assert!(missing.contains("not found"), "{missing}");
+
+    // Through kubectl proxy, with clients of the web: a redirect to where the page's links work, other methods, the backend's own errors.
+    let mut command = cluster.kubectl_command("1.36");
+    command.args(["proxy", "--port=0"]).stdout(Stdio::piped());
+    let mut proxy = Background(command.spawn().unwrap());
+    let mut first = String::new();
+    BufReader::new(proxy.0.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let port: u16 = first.trim().rsplit_once(':').unwrap().1.parse().unwrap();
+    cluster.machine.enter();
+    let ask = |request: &str| {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let own = "/api/v1/namespaces/default/pods/web:8080/proxy";
+        let request = request.replace("OWN", own);
+        write!(stream, "{request}\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let moved = ask("GET OWN HTTP/1.1");
+    assert!(moved.starts_with("HTTP/1.1 301") && moved.contains("/pods/web:8080/proxy/\r\n"), "{moved}");
+    assert!(ask("GET OWN/ HTTP/1.1").ends_with("page\n"));
+    assert!(ask("HEAD OWN/index.html HTTP/1.1").starts_with("HTTP/1.1 200"));
+    assert!(ask("GET OWN/none HTTP/1.1").starts_with("HTTP/1.1 404"));
+    let posted = ask("POST OWN/index.html HTTP/1.1\r\nContent-Length: 0");
+    assert!(posted.starts_with("HTTP/1.1 501") || posted.starts_with("HTTP/1.1 404"), "{posted}");
+    drop(proxy);
+
+    // An exec whose WebSocket goes through the proxy of a node to its agent, and nobody without the permission.
+    cluster.kubectl(["create", "clusterrole", "looks", "--verb=get", "--resource=pods,nodes"]).ok();
+    cluster.kubectl(["create", "clusterrolebinding", "looks", "--clusterrole=looks", "--user=jane"]).ok();
+    let path = format!("/api/v1/nodes/{node}/proxy/pods");
+    let refused = cluster.kubectl(["get", "--as=jane", "--raw", &path]).err();
+    assert!(refused.contains("nodes/proxy"), "{refused}");
+}
+
+const BUSY: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: busy, labels: {app: busy}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: loop
+    image: coracle.example/busybox:1
+    command: [sh, -c, 'while :; do :; done']
+    resources: {limits: {cpu: 200m}}
+  - {name: idle, image: 'coracle.example/busybox:1', command: [sleep, '100000']}
+";
+
+/// A number with a unit, in the unit's base.
+fn quantity(text: &str) -> f64 {
+    let digits = text.trim_end_matches(|c: char| c.is_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "n" => 1e-9,
+        "m" => 1e-3,
+        "Ki" => 1024.0,
+        "Mi" => 1048576.0,
+        "" => 1.0,
+        other => panic!("{other}"),
+    };
+    digits.parse::<f64>().unwrap() * factor
+}
+
+#[test]
+fn top_tells_what_is_used() {
+    let cluster = Cluster::up();
+    cluster.apply(BUSY).ok();
+    cluster.kubectl(["wait", "--for=condition=Ready", "pod/busy", "--timeout=60s"]).ok();
+    let own = "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods/busy";
+    let metrics = eventually("the loop is held to its limit", || {
+        let text = cluster.kubectl(["get", "--raw", own]).ok();
+        let metrics: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let used = quantity(metrics["containers"][1]["usage"]["cpu"].as_str().unwrap())
+            + quantity(metrics["containers"][0]["usage"]["cpu"].as_str().unwrap());
+        // The machine may be too busy to give it what it may have.
+        if used > 0.01 && used < 0.25 { Ok(metrics) } else { Err(text) }
+    });
+    assert_eq!(
+        (&metrics["kind"], &metrics["metadata"]["labels"]["app"]),
+        (&"PodMetrics".into(), &"busy".into())
+    );
+    assert_eq!(metrics["containers"].as_array().unwrap().len(), 2);
+
+    // What the kernel says, before and after: nothing that is cached or estimated.
+    let uid = cluster.kubectl(["get", "pod", "busy", "-o", "jsonpath={.metadata.uid}"]).ok();
+    let files = memory_files(&uid);
+    assert!(!files.is_empty(), "no control group of the pod is found");
+    eventually("memory is what the kernel says", || {
+        let sum = || {
+            files
+                .iter()
+                .map(|file| std::fs::read_to_string(file).unwrap().trim().parse::<f64>().unwrap())
+                .sum::<f64>()
+        };
+        let before = sum();
+        let text = cluster.kubectl(["get", "--raw", own]).ok();
+        let after = sum();
+        let metrics: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let containers = metrics["containers"].as_array().unwrap().clone();
+        let told: f64 = containers.iter().map(|one| quantity(one["usage"]["memory"].as_str().unwrap())).sum();
+        // The working set is the usage without what can be dropped at once, of which there is little here.
+        let near = |kernel: f64| told <= kernel * 1.02 + 4096.0;
+        if told > 0.0 && (near(before) || near(after)) {
+            Ok(())
+        } else {
+            Err(format!("{before} {after} {text}"))
+        }
+    });
+
+    for version in VERSIONS {
+        let kubectl = |args: &[&str]| cluster.kubectl_version(version, args);
+        let nodes = kubectl(&["top", "nodes"]).ok();
+        assert!(nodes.starts_with("NAME") && nodes.lines().count() == 2 && nodes.contains('%'), "{nodes}");
+        let pods = kubectl(&["top", "pods", "--containers", "-l", "app=busy"]).ok();
+        assert!(pods.contains("loop") && pods.contains("idle"), "{pods}");
+        assert!(!kubectl(&["top", "pod", "missing"]).success);
+    }
+}
+
+/// The files with what the containers of a pod use of memory.
+fn memory_files(uid: &str) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut folders: Vec<std::path::PathBuf> = vec!["/sys/fs/cgroup/memory".into(), "/sys/fs/cgroup".into()];
+    folders.retain(|folder| folder.exists());
+    folders.truncate(1);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if !path.is_dir() {
+                continue;
+            }
+            let name = entry.file_name().to_string_lossy().replace('_', "-");
+            if path.parent().is_some_and(|parent| parent.to_string_lossy().replace('_', "-").contains(uid))
+                && !name.contains(uid)
+            {
+                let files = ["memory.usage_in_bytes", "memory.current"].map(|file| path.join(file));
+                found.extend(files.into_iter().find(|file| file.exists()));
+            }
+            folders.push(path);
+        }
+    }
+    found
+}

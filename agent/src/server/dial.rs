@@ -5,10 +5,15 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
 use network::NetNs;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use tokio::net::{TcpSocket, TcpStream};
+use tracing::debug;
 
+use super::{Body, full, text};
 use crate::machine::PodSandbox;
 
 /// A port of a pod answers at once or not at all.
@@ -27,12 +32,6 @@ pub(super) struct DialError {
 pub(super) async fn connect(sandbox: Arc<dyn PodSandbox>, port: u16) -> Result<TcpStream, DialError> {
     let (v4, v6) =
         (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
-    let words = |network: &str, address: SocketAddr, error: io::Error| {
-        // Without Rust's own addition of the number.
-        let text = error.to_string();
-        let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-        format!("dial {network} {address}: connect: {text}")
-    };
     let first = match attempt(Arc::clone(&sandbox), v4).await {
         Ok(stream) => return Ok(stream),
         Err(error) => words("tcp4", v4, error),
@@ -41,6 +40,13 @@ pub(super) async fn connect(sandbox: Arc<dyn PodSandbox>, port: u16) -> Result<T
         Ok(stream) => Ok(stream),
         Err(error) => Err(DialError { port, v4: first, v6: words("tcp6", v6, error) }),
     }
+}
+
+/// What every tool that is written in Go says, without Rust's own addition of the number.
+fn words(network: &str, address: SocketAddr, error: io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+    format!("dial {network} {address}: connect: {text}")
 }
 
 /// A socket belongs to the namespace in which it was made, wherever it is used.
@@ -59,4 +65,35 @@ async fn attempt(sandbox: Arc<dyn PodSandbox>, address: SocketAddr) -> io::Resul
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "i/o timeout"))??;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// Connects from this node to a port, and then moves bytes both ways over the connection of the request.
+pub(super) async fn pipe(address: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+    if request.headers().get(header::UPGRADE).is_none_or(|value| value != "tcp") {
+        return text(StatusCode::BAD_REQUEST, "unable to upgrade: only tcp is spoken here");
+    }
+    let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(address));
+    let connected = connecting
+        .await
+        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "i/o timeout")))
+        .and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+    let mut stream = match connected {
+        Ok(stream) => stream,
+        Err(error) => return text(StatusCode::BAD_GATEWAY, &words("tcp", address, error)),
+    };
+    // Detached: it ends with either connection.
+    tokio::spawn(async move {
+        let copied = async {
+            let mut client = TokioIo::new(hyper::upgrade::on(request).await.map_err(io::Error::other)?);
+            tokio::io::copy_bidirectional(&mut client, &mut stream).await
+        };
+        if let Err(error) = copied.await {
+            debug!(%error, %address, "a proxied connection broke off");
+        }
+    });
+    let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+    let response = response.header(header::CONNECTION, "Upgrade").header(header::UPGRADE, "tcp");
+    response
+        .body(full(""))
+        .unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be built"))
 }

@@ -5,7 +5,7 @@
 //! get an answer: who may enter containers owns the node. Paths and parameters are the kubelet's.
 //!
 //! ```text
-//! accept ─▶ TLS, client certificate ─▶ route (pure) ─▶ /healthz  /pods  /containerLogs  /exec  /attach  /portForward
+//! accept ─▶ TLS, client certificate ─▶ route (pure) ─▶ /healthz  /pods  /containerLogs  /exec  /attach  /portForward  /dial
 //!                                                      /stats/summary  /metrics  /metrics/resource  /metrics/cadvisor
 //! ```
 
@@ -23,6 +23,7 @@ mod upgrade;
 
 use std::convert::Infallible;
 use std::fmt::Debug;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ pub trait Pods: Debug + Send + Sync + 'static {
     async fn running(&self, path: &ContainerPath) -> Result<RunningContainer, NotThere>;
     /// The sandbox of a pod.
     fn sandbox(&self, namespace: &str, pod: &str) -> Result<Arc<dyn PodSandbox>, NotThere>;
+    /// The address of a pod.
+    fn address(&self, namespace: &str, pod: &str) -> Result<IpAddr, NotThere>;
     /// What pods use, as `/stats/summary` says it.
     async fn summary(&self) -> serde_json::Value;
     /// The same as `/metrics/resource` says it.
@@ -197,6 +200,10 @@ async fn answer(pods: Arc<dyn Pods>, trusted: bool, request: Request<Incoming>) 
         },
         Route::PortForward { namespace, pod, ports } => match pods.sandbox(&namespace, &pod) {
             Ok(sandbox) => port_forward(port_forward::Target { sandbox, pod }, ports, request),
+            Err(error) => not_there(&error),
+        },
+        Route::Dial { namespace, pod, port } => match pods.address(&namespace, &pod) {
+            Ok(address) => dial::pipe(SocketAddr::new(address, port), request).await,
             Err(error) => not_there(&error),
         },
         Route::Summary => json(&pods.summary().await),

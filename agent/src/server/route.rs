@@ -57,7 +57,17 @@ pub(super) enum Route {
     Logs(ContainerPath, LogOptions),
     Exec(ContainerPath, StreamOptions),
     Attach(ContainerPath, StreamOptions),
-    PortForward { namespace: String, pod: String, ports: Vec<u16> },
+    PortForward {
+        namespace: String,
+        pod: String,
+        ports: Vec<u16>,
+    },
+    /// A connection to a port of a pod's address, for the API server's proxies.
+    Dial {
+        namespace: String,
+        pod: String,
+        port: u16,
+    },
     Summary,
     ResourceMetrics,
     ContainerMetrics,
@@ -103,6 +113,11 @@ pub(super) fn parse(method: &Method, path: &str, query: &str) -> Result<Route, B
                 pod: (*pod).to_owned(),
                 ports: query.ports()?,
             })
+        }
+        ["dial", namespace, pod, port] if reads => {
+            let port = port.parse().ok().filter(|port| *port > 0);
+            let port = port.ok_or_else(|| BadRequest::Parameter("the port is none".to_owned()))?;
+            Ok(Route::Dial { namespace: (*namespace).to_owned(), pod: (*pod).to_owned(), port })
         }
         ["stats", "summary"] if reads => Ok(Route::Summary),
         ["metrics", "resource"] if reads => Ok(Route::ResourceMetrics),

@@ -245,6 +245,7 @@ mod tests {
             cpu_rate: None,
         };
         Sample {
+            window: None,
             at: Timestamp::from_second(1_700_000_100).unwrap(),
             node: NodeSample {
                 cpu: Some(Duration::from_secs(7)),

@@ -19,6 +19,8 @@ const TICKS_PER_SECOND: u64 = 100;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sample {
     pub(super) at: Timestamp,
+    /// Over which time the rates are.
+    pub(super) window: Option<Duration>,
     pub(super) node: NodeSample,
     pub(super) pods: Vec<PodSample>,
 }
@@ -81,7 +83,7 @@ impl Sample {
             image_store: Facts::supplies(&data_dir.join("images")),
         });
         // Only fails when the process is stopping.
-        Self { at, node: node.await.unwrap_or_default(), pods }
+        Self { at, window: None, node: node.await.unwrap_or_default(), pods }
     }
 }
 
@@ -95,10 +97,16 @@ pub(crate) struct Earlier {
 
 impl Earlier {
     /// Less tells more of chance than of load.
-    const APART: SignedDuration = SignedDuration::from_secs(1);
+    pub(crate) const APART: SignedDuration = SignedDuration::from_secs(1);
 
-    /// Fills the rates of a sample in, and keeps the sample for the next.
-    pub(crate) fn rates(&mut self, sample: &mut Sample) {
+    /// What was used over a longer time says nothing about now.
+    const STALE: SignedDuration = SignedDuration::from_secs(60);
+
+    /// Fills the rates of a sample in if there is one to compare it with, and keeps the sample for the next.
+    pub(crate) fn rates(&mut self, sample: &mut Sample) -> bool {
+        let fresh = |one: &Sample| sample.at.duration_since(one.at) < Self::STALE;
+        self.base = self.base.take().filter(fresh);
+        self.last = self.last.take().filter(fresh);
         if self.last.as_ref().is_none_or(|last| sample.at.duration_since(last.at) >= Self::APART) {
             self.base = self.last.take();
             self.last = Some(sample.clone());
@@ -106,12 +114,21 @@ impl Earlier {
         if let Some(base) = &self.base {
             sample.rates_since(base);
         }
+        self.base.is_some()
     }
 }
 
 impl Sample {
     fn rates_since(&mut self, base: &Self) {
         let apart = Duration::try_from(self.at.duration_since(base.at)).unwrap_or_default();
+        self.window = Some(apart);
+        let at = self.at;
+        // What has started since then had used nothing.
+        let young = |since: Option<Timestamp>, used: Option<Duration>| {
+            let since = since.filter(|since| *since > base.at)?;
+            let apart = Duration::try_from(at.duration_since(since)).ok()?;
+            u64::try_from(used?.as_nanos() * 1_000_000_000 / apart.as_nanos().max(1)).ok()
+        };
         let rate = |before: Option<Duration>, after: Option<Duration>| {
             // Less than before: it began anew.
             let work = after?.checked_sub(before?)?;
@@ -120,12 +137,17 @@ impl Sample {
         };
         self.node.cpu_rate = rate(base.node.cpu, self.node.cpu);
         for pod in &mut self.pods {
-            let Some(before) = base.pods.iter().find(|before| before.uid == pod.uid) else { continue };
-            pod.cpu_rate = rate(before.stats.cpu_usage, pod.stats.cpu_usage);
+            let before = base.pods.iter().find(|before| before.uid == pod.uid);
+            pod.cpu_rate = match before {
+                Some(before) => rate(before.stats.cpu_usage, pod.stats.cpu_usage),
+                None => young(pod.started_at, pod.stats.cpu_usage),
+            };
             for container in &mut pod.containers {
-                let before = before.containers.iter().find(|before| before.id == container.id);
-                container.cpu_rate =
-                    rate(before.and_then(|one| one.stats.cpu_usage), container.stats.cpu_usage);
+                let before = before.and_then(|pod| pod.containers.iter().find(|one| one.id == container.id));
+                container.cpu_rate = match before {
+                    Some(before) => rate(before.stats.cpu_usage, container.stats.cpu_usage),
+                    None => young(container.started_at, container.stats.cpu_usage),
+                };
             }
         }
     }
@@ -187,6 +209,7 @@ mod tests {
             let stats =
                 |spent: u64| Stats { cpu_usage: Some(Duration::from_millis(spent)), ..Stats::default() };
             Sample {
+                window: None,
                 at: Timestamp::from_millisecond(millis).unwrap(),
                 node: NodeSample { cpu: Some(Duration::from_millis(node)), ..NodeSample::default() },
                 pods: vec![PodSample {

@@ -10,7 +10,12 @@ use crate::eviction::Supplies;
 /// All figures of a sample.
 pub(crate) fn summary(sample: &Sample) -> Value {
     let pods: Vec<Value> = sample.pods.iter().map(|taken| pod(taken, sample.at)).collect();
-    json!({"node": node(&sample.node, sample.at), "pods": pods})
+    let mut summary = json!({"node": node(&sample.node, sample.at), "pods": pods});
+    // Our own: whoever goes on with the rates has to say over which time they are.
+    if let Some(window) = sample.window {
+        summary["windowSeconds"] = json!(window.as_secs_f64());
+    }
+    summary
 }
 
 fn node(node: &NodeSample, time: Timestamp) -> Value {

@@ -1,4 +1,4 @@
-//! Logs, exec, attach and port-forward: the server authorises, the agent of the pod's node answers.
+//! Logs, exec, attach, port-forward and proxies: the server authorises, the agent of the pod's node answers, or connects to the pod.
 //!
 //! ```text
 //! client ──▶ API server ──TLS, own certificate──▶ agent :10250
@@ -6,12 +6,15 @@
 //!        ◀═══════ bytes, untouched, both ways ══▶   after an upgrade (WebSocket, SPDY)
 //! ```
 
+mod destination;
+mod proxy;
 mod target;
 
 use std::net::{IpAddr, SocketAddr};
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -21,11 +24,13 @@ use hyper_util::rt::TokioIo;
 use manifests::k8s_openapi::api::core::v1::{Node, Pod};
 use manifests::status::ApiError;
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::target::Stream;
+pub(crate) use self::target::{Stream, agent_address};
 
 use crate::body::Body;
 use crate::error::Error;
@@ -115,8 +120,8 @@ impl ApiServer {
         Ok(Reply::Raw(Box::new(response)))
     }
 
-    /// Whoever answers must be that node, wherever it is: its certificate carries its name.
-    async fn ask_agent(
+    /// Asks a node's agent something.
+    pub(crate) async fn ask_agent(
         &self,
         node: &str,
         address: IpAddr,
@@ -125,8 +130,21 @@ impl ApiServer {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<Response<Incoming>, AgentError> {
-        let tls = self.config.agent_tls.clone().ok_or(AgentError::NoIdentity)?;
         let address = SocketAddr::new(address, port);
+        let stream = self.connect_agent(node, address).await?;
+        let mut request = request.body(body).map_err(|source| AgentError::Request { address, source })?;
+        let passed = headers.iter().filter(|(name, _)| !is_private(name) && **name != HOST);
+        request.headers_mut().extend(passed.map(|(name, value)| (name.clone(), value.clone())));
+        if let Ok(host) = HeaderValue::from_str(&address.to_string()) {
+            request.headers_mut().insert(HOST, host);
+        }
+        ask(stream, request).await.map_err(|source| AgentError::Http { address, source })
+    }
+
+    /// A connection to a node's agent, as whom it trusts. Whoever answers must be that node, wherever it is: its
+    /// certificate carries its name.
+    async fn connect_agent(&self, node: &str, address: SocketAddr) -> Result<TlsStream<TcpStream>, AgentError> {
+        let tls = self.config.agent_tls.clone().ok_or(AgentError::NoIdentity)?;
         let name = ServerName::try_from(node.to_owned())
             .map_err(|source| AgentError::Name { node: node.to_owned(), source })?;
         let connected = tokio::time::timeout(CONNECT, async {
@@ -135,23 +153,11 @@ impl ApiServer {
             stream.set_nodelay(true)?;
             TlsConnector::from(tls).connect(name, stream).await
         });
-        let stream = match connected.await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(source)) => return Err(AgentError::Connect { address, source }),
-            Err(_) => return Err(AgentError::Timeout { address }),
-        };
-        let http = |source| AgentError::Http { address, source };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-        // Ends with the answer's body or the tunnel, whose owners are bounded by the client's connection.
-        tokio::spawn(connection.with_upgrades());
-        let mut request = request.body(body).map_err(|source| AgentError::Request { address, source })?;
-        let passed = headers.iter().filter(|(name, _)| **name != AUTHORIZATION && **name != HOST);
-        request.headers_mut().extend(passed.map(|(name, value)| (name.clone(), value.clone())));
-        if let Ok(host) = HeaderValue::from_str(&address.to_string()) {
-            request.headers_mut().insert(HOST, host);
+        match connected.await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(source)) => Err(AgentError::Connect { address, source }),
+            Err(_) => Err(AgentError::Timeout { address }),
         }
-        sender.send_request(request).await.map_err(http)
     }
 
     /// Answers 101 and copies bytes both ways until either side or the server ends it.
@@ -184,6 +190,22 @@ impl ApiServer {
     }
 }
 
+/// Sends one request over a connection of its own.
+async fn ask<T>(stream: T, request: Request<Body>) -> Result<Response<Incoming>, hyper::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the answer's body or the tunnel, whose owners are bounded by the client's connection.
+    tokio::spawn(connection.with_upgrades());
+    sender.send_request(request).await
+}
+
+/// Headers that say who asks. They are for this server alone.
+fn is_private(name: &HeaderName) -> bool {
+    *name == AUTHORIZATION || name.as_str().starts_with("impersonate-")
+}
+
 /// Headers that are about one connection.
 const HOP: [HeaderName; 3] = [CONNECTION, TRANSFER_ENCODING, HeaderName::from_static("keep-alive")];
 
@@ -205,10 +227,15 @@ fn hold(body: Body, open: Counted, stop: CancellationToken) -> Body {
     Body::stream(stream.take_until(stop.cancelled_owned()))
 }
 
-/// What an agent says about a failure, as a Status.
-async fn refusal(status: StatusCode, answer: Response<Incoming>) -> ApiError {
+/// What an agent says about a failure.
+async fn said(answer: Response<Incoming>) -> Bytes {
     let body = http_body_util::Limited::new(answer.into_body(), LONGEST_REFUSAL).collect().await;
-    let bytes = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    body.map(http_body_util::Collected::to_bytes).unwrap_or_default()
+}
+
+/// The same as a Status.
+async fn refusal(status: StatusCode, answer: Response<Incoming>) -> ApiError {
+    let bytes = said(answer).await;
     let text = String::from_utf8_lossy(&bytes);
     let text = text.trim();
     match status {

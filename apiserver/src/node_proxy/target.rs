@@ -42,7 +42,7 @@ pub(super) fn node_of(pod: &Pod) -> Option<&str> {
 }
 
 /// Where the agent of a node listens.
-pub(super) fn agent_address(node: &Node) -> Result<(IpAddr, u16), ApiError> {
+pub(crate) fn agent_address(node: &Node) -> Result<(IpAddr, u16), ApiError> {
     let status = node.status.clone().unwrap_or_default();
     let of_type = |kind: &str| {
         let addresses = status.addresses.iter().flatten();

@@ -32,8 +32,28 @@ pub(crate) struct ResourcePath {
 /// These words after `namespaces/NAME` belong to the namespace itself.
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 
+/// Cuts the path of a proxy off what is passed on, which keeps its encoding: `…/pods/NAME/proxy` and `/rest`.
+pub(crate) fn split_proxy(path: &str) -> Option<(&str, &str)> {
+    let mut end = 0;
+    let mut words = [""; 7];
+    for (index, word) in path.split('/').skip(1).take(7).enumerate() {
+        end += word.len() + 1;
+        words[index] = word;
+        let found = match &words[..=index] {
+            ["api", "v1", "nodes", _, "proxy"] => true,
+            ["api", "v1", "namespaces", _, kind, _, "proxy"] => ["pods", "services"].contains(kind),
+            _ => false,
+        };
+        if found {
+            return Some(path.split_at(end));
+        }
+    }
+    None
+}
+
 /// Reads a path.
 pub(crate) fn parse(path: &str) -> Target {
+    let path = split_proxy(path).map_or(path, |(own, _)| own);
     let Some(parts) = segments(path) else { return Target::Other };
     let mut parts = parts.into_iter();
     let (group, version) = match parts.next().as_deref() {
@@ -107,6 +127,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_passed_on_is_cut_off_as_it_is() {
+        fn check(path: &str, expected: Option<(&str, &str)>) {
+            assert_eq!(split_proxy(path), expected, "{path}");
+        }
+        let own = "/api/v1/namespaces/x/pods/http:p:80/proxy";
+        check(&format!("{own}/a%2Fb//c"), Some((own, "/a%2Fb//c")));
+        check(own, Some((own, "")));
+        check("/api/v1/nodes/n/proxy/", Some(("/api/v1/nodes/n/proxy", "/")));
+        check("/api/v1/namespaces/x/secrets/p/proxy/a", None);
+        check("/api/v1/nodes/n/proxyish", None);
+        check("/api/v1/nodes/n/status/proxy", None);
+    }
+
+    #[test]
     fn paths() {
         check("/healthz", None);
         check("/api", None);
@@ -122,6 +156,10 @@ mod tests {
         check("/api/v1/namespaces/x/pods/p/log", Some(["", "v1", "x", "pods", "p", "log"]));
         check("/apis/apps/v1/namespaces/x/deployments/d", Some(["apps", "v1", "x", "deployments", "d", ""]));
         check("/api/v1/watch/namespaces/x/pods", Some(["", "v1", "x", "pods", "", ""]));
+        check(
+            "/api/v1/namespaces/x/services/https:s:web/proxy/a%2F/b",
+            Some(["", "v1", "x", "services", "https:s:web", "proxy"]),
+        );
         check("/api/v1/namespaces/x/events/a%2Eb", Some(["", "v1", "x", "events", "a.b", ""]));
         check("/api/v1/namespaces/x/events/a%2Fb", None);
         check("/api/v1/namespaces/x/events/a%2", None);
