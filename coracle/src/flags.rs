@@ -69,6 +69,20 @@ pub(crate) enum Command {
     Logs(commands::logs::LogsArgs),
     /// Run a command in a container
     Exec(commands::exec::ExecArgs),
+    /// Join a container's own process
+    Attach(commands::attach::AttachArgs),
+    /// Reach a port of a pod from this machine
+    PortForward(commands::port_forward::PortForwardArgs),
+    /// Follow, undo or repeat the rollout of a Deployment
+    Rollout(commands::rollout::RolloutArgs),
+    /// Show what nodes and pods use
+    Top(commands::top::TopArgs),
+    /// Show what has happened
+    Events(commands::events::EventsArgs),
+    /// Explain why something does not run, is not ready, or was restarted
+    Why(commands::why::WhyArgs),
+    /// Say where pods would run, without creating them
+    Plan(commands::plan::PlanArgs),
     /// Change the number of replicas
     Scale(commands::scale::ScaleArgs),
     /// Wait until objects meet a condition or are gone

@@ -143,7 +143,11 @@ impl ApiServer {
 
     /// A connection to a node's agent, as whom it trusts. Whoever answers must be that node, wherever it is: its
     /// certificate carries its name.
-    async fn connect_agent(&self, node: &str, address: SocketAddr) -> Result<TlsStream<TcpStream>, AgentError> {
+    async fn connect_agent(
+        &self,
+        node: &str,
+        address: SocketAddr,
+    ) -> Result<TlsStream<TcpStream>, AgentError> {
         let tls = self.config.agent_tls.clone().ok_or(AgentError::NoIdentity)?;
         let name = ServerName::try_from(node.to_owned())
             .map_err(|source| AgentError::Name { node: node.to_owned(), source })?;

@@ -71,6 +71,11 @@ pub(crate) async fn run(args: ExecArgs) -> anyhow::Result<()> {
     for argument in &args.command {
         path += &format!("&command={}", encode(argument));
     }
+    stream(&session, path, args.stdin, tty).await
+}
+
+/// Joins terminal and streams with a process in a container until it ends.
+pub(crate) async fn stream(session: &Session, path: String, stdin: bool, tty: bool) -> anyhow::Result<()> {
     let request = Request::builder()
         .method(http::Method::GET)
         .uri(path)
@@ -87,11 +92,11 @@ pub(crate) async fn run(args: ExecArgs) -> anyhow::Result<()> {
     };
     let socket = WebSocketStream::from_raw_socket(connection, Role::Client, None).await;
     let _raw = if tty { Some(RawTerminal::enter()?) } else { None };
-    converse(socket, args.stdin, tty).await
+    converse(socket, stdin, tty).await
 }
 
 /// Why the server did not switch protocols, in its own words.
-async fn refusal(response: http::Response<client::Body>) -> anyhow::Error {
+pub(crate) async fn refusal(response: http::Response<client::Body>) -> anyhow::Error {
     let code = response.status();
     let mut body = response.into_body();
     let mut text = Vec::new();

@@ -1,18 +1,25 @@
 //! The commands that a person types. One file per command; what they share is here.
 
 pub(crate) mod apply;
+pub(crate) mod attach;
 pub(crate) mod check;
 pub(crate) mod delete;
 pub(crate) mod describe;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod get;
 pub(crate) mod image;
 pub(crate) mod logs;
+pub(crate) mod plan;
+pub(crate) mod port_forward;
+pub(crate) mod rollout;
 pub(crate) mod scale;
 pub(crate) mod store;
 pub(crate) mod token;
+pub(crate) mod top;
 pub(crate) mod vm;
 pub(crate) mod wait;
+pub(crate) mod why;
 
 mod files;
 mod jsonpath;

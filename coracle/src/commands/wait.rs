@@ -115,6 +115,24 @@ pub(crate) async fn until(
 }
 
 async fn watch(session: &Session, target: &Target, until: &Until) -> anyhow::Result<()> {
+    let Target::Named { resource, name, .. } = target else { return Ok(()) };
+    let needed = matches!(until, Until::Condition { .. } | Until::Path { .. });
+    let mut first = true;
+    follow(session, target, &mut |object| {
+        if object.is_none() && needed && std::mem::take(&mut first) {
+            bail!("{} not found", resource.title(name));
+        }
+        Ok(until.holds(object))
+    })
+    .await
+}
+
+/// Shows an object as it is and as it becomes, until enough has been seen; nothing is asked twice.
+pub(crate) async fn follow(
+    session: &Session,
+    target: &Target,
+    seen: &mut dyn FnMut(Option<&Value>) -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
     let Target::Named { resource, namespace, name } = target else { return Ok(()) };
     loop {
         // A list of this one name gives both the object and the version to watch from.
@@ -124,10 +142,7 @@ async fn watch(session: &Session, target: &Target, until: &Until) -> anyhow::Res
         let list = session.get(&path).await?;
         let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
         let object = targets::items(resource, list).into_iter().next();
-        if object.is_none() && matches!(until, Until::Condition { .. } | Until::Path { .. }) {
-            bail!("{} not found", resource.title(name));
-        }
-        if until.holds(object.as_ref()) {
+        if seen(object.as_ref())? {
             return Ok(());
         }
         let path = target.watch_path(&Selection::default(), &version);
@@ -145,10 +160,7 @@ async fn watch(session: &Session, target: &Target, until: &Until) -> anyhow::Res
                     Some("ADDED" | "MODIFIED") => Some(&event["object"]),
                     _ => continue,
                 };
-                if object.is_none() && !matches!(until, Until::Gone { .. }) {
-                    continue;
-                }
-                if until.holds(object) {
+                if seen(object)? {
                     return Ok(());
                 }
             }
