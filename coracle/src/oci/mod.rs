@@ -44,11 +44,12 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         _ => None,
     };
     // Before anything is opened: what our caller has left open is not for containers, nor for us.
-    match &cli.command {
-        Command::Create(args) | Command::Run(args) => oci::close_leaked(args.preserve_fds + listen_fds()),
-        Command::Exec(args) => oci::close_leaked(args.preserve_fds + listen_fds()),
-        _ => {}
-    }
+    let preserved = match &cli.command {
+        Command::Create(args) | Command::Run(args) => Some(args.preserve_fds),
+        Command::Exec(args) => Some(args.preserve_fds),
+        _ => None,
+    };
+    let closed = preserved.map(|count| oci::close_leaked(count.saturating_add(listen_fds()))).transpose();
     let log = match Log::open(cli.log.as_deref(), cli.log_format, cli.debug) {
         Ok(log) => log,
         Err(error) => {
@@ -57,7 +58,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let failed = if matches!(cli.command, Command::Exec(_)) { EXEC_FAILED } else { 1 };
-    match run(cli, process, &log) {
+    match closed.map_err(anyhow::Error::from).and_then(|_| run(cli, process, &log)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             log.error(&error);

@@ -109,6 +109,15 @@ pub fn continue_sealed(place: &Path) -> io::Result<()> {
 
 /// Closes what our caller has left open beyond the descriptors that a container is to get. To be called before
 /// anything is opened.
-pub fn close_leaked(preserved: u32) {
+///
+/// All of `preserved` must be open: what we open ourselves would take a number that is free, and go to the container.
+pub fn close_leaked(preserved: u32) -> Result<(), OciError> {
+    let missing = (3..preserved.saturating_add(3))
+        .find(|number| std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_err());
+    if let Some(number) = missing {
+        let reason = format!("descriptor {number} of {preserved} after the standard ones is not open");
+        return Err(OciError::Invalid { field: "preserved descriptors".to_owned(), reason });
+    }
     let _ = process::close_from(3 + preserved);
+    Ok(())
 }

@@ -161,6 +161,20 @@ fn descriptors_are_passed_on_and_others_are_not() {
 }
 
 #[test]
+fn a_descriptor_that_is_not_there_cannot_be_passed_on() {
+    everywhere(|bundle| {
+        let bundle = bundle.script("ls /proc/self/fd");
+        bundle.write();
+        if bundle.runtime.name == "crun" {
+            // It goes on, and gives the container what it has opened itself.
+            return;
+        }
+        let err = bundle.oci(&["run", "--preserve-fds", "100", &bundle.id]).fails();
+        assert!(err.contains("descriptor") || err.contains("preserved-fd"), "{err}");
+    });
+}
+
+#[test]
 fn a_terminal_goes_to_the_console_socket() {
     use std::os::unix::net::UnixListener;
     everywhere(|bundle| {
