@@ -73,8 +73,8 @@ async fn keepers_outlive_what_they_were_cloned_from() {
 
 /// The process that this runtime's keepers are cloned from.
 fn template_of(bench: &Bench) -> Option<i32> {
-    let marker = bench.path("run").into_os_string().into_string().unwrap();
-    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let marker = bench.path("run").display().to_string();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut templates = processes.filter_map(|process| {
         let name = fs::read_to_string(process.path().join("comm")).ok()?;
         let line = fs::read_to_string(process.path().join("cmdline")).ok()?;

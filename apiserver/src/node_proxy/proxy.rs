@@ -121,7 +121,7 @@ impl ApiServer {
             let chosen = random::below(places.len() as u64);
             let place = places.swap_remove(usize::try_from(chosen).unwrap_or(0));
             match self.connect(&place).await {
-                Ok(stream) if named.https => return Ok(over_tls(stream, place.address.into()).await?),
+                Ok(stream) if named.https => return Ok(over_tls(stream, place.address).await?),
                 Ok(stream) => return Ok(stream),
                 Err(error) => failed = Some(error),
             }
@@ -160,7 +160,7 @@ impl ApiServer {
         }
         let stream = direct(address).await.map_err(|error| unreachable(&error))?;
         if named.https {
-            return Ok(over_tls(Box::pin(stream), address.ip().into()).await?);
+            return Ok(over_tls(Box::pin(stream), address.ip()).await?);
         }
         Ok(Box::pin(stream))
     }

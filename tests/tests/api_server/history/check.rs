@@ -272,7 +272,8 @@ mod tests {
         for operations in right {
             assert_eq!(verdict(&log, operations), [""; 0]);
         }
-        let wrong: [(&[(u64, u64, Done)], &str); 9] = [
+        type Wrong<'a> = (&'a [(u64, u64, Done)], &'a str);
+        let wrong: [Wrong<'_>; 9] = [
             (&[(0, 1, wrote(4, "x"))], "lost"),
             (&[(0, 1, wrote(2, "b"))], "written at 5"),
             (&[(0, 1, wrote(5, "b")), (2, 3, read(2, "a"))], "stale"),
