@@ -63,7 +63,8 @@ impl Drop for Background {
 fn start(cluster: &Cluster, args: &[&str]) -> Background {
     let mut command = cluster.machine.command(coracle());
     command.args(args).env("KUBECONFIG", cluster.kubeconfig());
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Nobody would read a pipe of complaints, and a full one would hold the command up.
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     Background(command.spawn().unwrap())
 }
 

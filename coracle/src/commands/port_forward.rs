@@ -253,6 +253,8 @@ impl Forward {
         if text.is_empty() {
             return Ok(());
         }
+        // Perhaps the pod has gone, which its node's session outlives: the next connection looks for it again.
+        self.open.lock().await.take();
         bail!("{text}")
     }
 }
