@@ -1,12 +1,13 @@
-//! Waits until the cache of pods shows what was done to them.
+//! Makes pods, and waits until the cache of pods shows what was done to them.
 //!
 //! The wait is what makes stale caches harmless: an owner is not looked at again before its last pass is visible, so pods
 //! are never made or deleted twice. No memory of the past is needed for it.
 
 use std::time::Duration;
 
-use client::{Backoff, Cache, Client, ErrorChain, ListParams, Object, ObjectKey};
-use manifests::k8s_openapi::api::core::v1::Pod;
+use client::{Backoff, Cache, Client, Error, ErrorChain, EventRecorder, ListParams, Object, ObjectKey};
+use futures_util::future::join_all;
+use manifests::k8s_openapi::{self, api::core::v1::Pod};
 
 use crate::ownership::{BY_CONTROLLER, Ref, controller_of};
 use crate::pod_state;
@@ -26,6 +27,48 @@ pub(crate) struct PodSync<'a> {
 }
 
 impl PodSync<'_> {
+    /// Makes `count` pods, the n-th of which is `pod(n)`, in batches of 1, 2, 4, …: what fails once would fail for all,
+    /// and should not be tried 500 times. Events tell of each.
+    pub(crate) async fn create(
+        &self,
+        owner: &(impl Object + k8s_openapi::Resource),
+        events: &EventRecorder,
+        count: usize,
+        pod: impl Fn(usize) -> Pod,
+    ) -> Result<(), Error> {
+        let api = self.client.namespaced::<Pod>(owner.namespace());
+        let (mut done, mut batch) = (0, 1);
+        while done < count {
+            let end = count.min(done + batch);
+            let created = join_all((done..end).map(async |number| api.create(&pod(number)).await)).await;
+            let (mut failed, mut unknown) = (None, false);
+            for result in created {
+                match result {
+                    Ok(pod) => {
+                        events.normal(owner, "SuccessfulCreate", format!("Created pod: {}", pod.name()));
+                        self.wait_for_creation(&pod).await;
+                    }
+                    // Nothing can be made there, and what is there will go: no failure, and nothing to retry.
+                    Err(error) if error.is_namespace_terminating() => return Ok(()),
+                    Err(error) => {
+                        unknown |= error.is_transport();
+                        failed = Some(error);
+                    }
+                }
+            }
+            if unknown {
+                self.catch_up(owner).await;
+            }
+            if let Some(error) = failed {
+                events.warning(owner, "FailedCreate", format!("Error creating: {}", ErrorChain(&error)));
+                return Err(error);
+            }
+            done = end;
+            batch *= 2;
+        }
+        Ok(())
+    }
+
     /// After an answer was lost: waits until the cache shows the pods as the API server has them. Otherwise the
     /// next pass could make again, or delete others than, those whose fate nobody told us of.
     pub(crate) async fn catch_up(&self, owner: &impl Object) {

@@ -1,7 +1,6 @@
 //! Carries a plan out, step by step; what fails is decided anew.
 
 use client::{Cache, Client, DeleteParams, Error, ErrorChain, EventRecorder, Object, Patch, Propagation};
-use futures_util::future::join_all;
 use manifests::k8s_openapi::api::batch::v1::{Job, JobStatus};
 use manifests::k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -47,7 +46,8 @@ impl Hands<'_> {
         for (kind, reason, message) in &plan.events {
             self.events.record(client::events::reference(job), *kind, reason, message.clone());
         }
-        self.create(job, &plan.create).await
+        let pod = |number: usize| pod_of(job, plan.create[number]);
+        self.pods.create(job, self.events, plan.create.len(), pod).await
     }
 
     /// Lets go of a pod that has been counted.
@@ -95,43 +95,6 @@ impl Hands<'_> {
         };
         if tokio::time::timeout(PATIENCE, self.jobs.wait_until(&key, newer)).await.is_err() {
             tracing::debug!(job = %key, "the cache is behind");
-        }
-        Ok(())
-    }
-
-    /// In batches of 1, 2, 4, …: what fails once would fail for all.
-    async fn create(&self, job: &Job, wanted: &[Option<i32>]) -> Result<(), Error> {
-        let api = self.client.namespaced::<Pod>(job.namespace());
-        let (mut left, mut batch) = (wanted, 1);
-        while !left.is_empty() {
-            let (now, later) = left.split_at(batch.min(left.len()));
-            let created =
-                join_all(now.iter().map(async |index| api.create(&pod_of(job, *index)).await)).await;
-            let (mut failed, mut unknown) = (None, false);
-            for result in created {
-                match result {
-                    Ok(pod) => {
-                        self.events.normal(job, "SuccessfulCreate", format!("Created pod: {}", pod.name()));
-                        self.pods.wait_for_creation(&pod).await;
-                    }
-                    // Nothing can be made there, and what is there will go.
-                    Err(error) if error.is_namespace_terminating() => return Ok(()),
-                    Err(error) => {
-                        unknown |= error.is_transport();
-                        failed = Some(error);
-                    }
-                }
-            }
-            if unknown {
-                self.pods.catch_up(job).await;
-            }
-            if let Some(error) = failed {
-                let message = format!("Error creating: {}", ErrorChain(&error));
-                self.events.warning(job, "FailedCreate", message);
-                return Err(error);
-            }
-            left = later;
-            batch *= 2;
         }
         Ok(())
     }

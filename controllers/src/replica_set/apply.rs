@@ -18,6 +18,12 @@ pub(super) struct Failed {
     pub(super) error: Error,
 }
 
+impl Failed {
+    fn new(reason: &'static str, error: Error) -> Self {
+        Self { failure: Failure { reason, message: ErrorChain(&error).to_string() }, error }
+    }
+}
+
 pub(super) struct Hands<'a> {
     pub(super) client: &'a Client,
     pub(super) pods: PodSync<'a>,
@@ -39,39 +45,10 @@ impl Hands<'_> {
         Ok(())
     }
 
-    /// In batches of 1, 2, 4, …: what fails once would fail for all, and should not be tried 500 times.
     async fn create(&self, owner: &ReplicaSet, count: usize) -> Result<(), Failed> {
         let pod = pod_of(owner);
-        let api = self.client.namespaced::<Pod>(owner.namespace());
-        let (mut left, mut batch) = (count, 1);
-        while left > 0 {
-            let size = left.min(batch);
-            let created = join_all((0..size).map(|_| async { api.create(&pod).await })).await;
-            let (mut failed, mut unknown) = (None, false);
-            for result in created {
-                match result {
-                    Ok(pod) => {
-                        self.events.normal(owner, "SuccessfulCreate", format!("Created pod: {}", pod.name()));
-                        self.pods.wait_for_creation(&pod).await;
-                    }
-                    // Nothing can be made there, and what is there will go: no failure, and nothing to retry.
-                    Err(error) if error.is_namespace_terminating() => return Ok(()),
-                    Err(error) => {
-                        unknown |= error.is_transport();
-                        failed = Some(error);
-                    }
-                }
-            }
-            if unknown {
-                self.pods.catch_up(owner).await;
-            }
-            if let Some(error) = failed {
-                return Err(self.report(owner, "FailedCreate", "Error creating: ", error));
-            }
-            left -= size;
-            batch *= 2;
-        }
-        Ok(())
+        let created = self.pods.create(owner, self.events, count, |_| pod.clone()).await;
+        created.map_err(|error| Failed::new("FailedCreate", error))
     }
 
     async fn delete(&self, owner: &ReplicaSet, pods: &[Ref]) -> Result<(), Failed> {
@@ -102,19 +79,15 @@ impl Hands<'_> {
         if unknown {
             self.pods.catch_up(owner).await;
         }
-        failed.map_or(Ok(()), |error| Err(self.report(owner, "FailedDelete", "Error deleting: ", error)))
-    }
-
-    fn report(&self, owner: &ReplicaSet, reason: &'static str, what: &str, error: Error) -> Failed {
-        let message = ErrorChain(&error).to_string();
-        self.events.warning(owner, reason, format!("{what}{message}"));
-        Failed { failure: Failure { reason, message }, error }
+        let Some(error) = failed else { return Ok(()) };
+        self.events.warning(owner, "FailedDelete", format!("Error deleting: {}", ErrorChain(&error)));
+        Err(Failed::new("FailedDelete", error))
     }
 }
 
 /// Adoption and release are not what `ReplicaFailure` is about, but the pass has failed.
 fn not_counted(error: Error) -> Failed {
-    Failed { failure: Failure { reason: "FailedCreate", message: ErrorChain(&error).to_string() }, error }
+    Failed::new("FailedCreate", error)
 }
 
 /// A new pod from the template.
