@@ -7,11 +7,14 @@
 //! later and later, and never given up.
 
 mod context;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
+mod history;
 mod job;
 mod namespace;
 mod node_ipam;
@@ -24,6 +27,7 @@ mod replica_set;
 mod root_ca;
 mod service_account;
 mod service_pods;
+mod stateful_set;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,6 +81,8 @@ async fn hold_the_helm(
         Some(informers) => Context { client, informers },
         None => Context::new(client, &mut group),
     };
+    cron_job::start(&context, &mut group);
+    daemon_set::start(&context, &mut group);
     deployment::start(&context, &mut group);
     disruption::start(&context, &mut group);
     endpoint_slice::start(&context, &mut group);
@@ -94,5 +100,6 @@ async fn hold_the_helm(
         root_ca::start(&context, ca, &mut group);
     }
     service_account::start(&context, &mut group);
+    stateful_set::start(&context, &mut group);
     group.join(DRAIN).await
 }

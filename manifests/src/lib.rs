@@ -5,6 +5,7 @@
 
 pub use k8s_openapi;
 
+pub mod cron;
 pub mod decode;
 pub mod default;
 pub mod encode;
@@ -15,6 +16,7 @@ pub mod hash;
 pub mod json;
 pub mod kinds;
 pub mod names;
+pub mod placement;
 pub mod qos;
 pub mod quantity;
 pub mod resources;

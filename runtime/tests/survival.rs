@@ -200,6 +200,32 @@ async fn caller_to_be_killed() {
 }
 
 #[tokio::test]
+async fn a_start_that_a_caller_has_left_behind_is_listed() {
+    need_root!();
+    let bench = Bench::new();
+    let sandbox = bench.runtime.create_sandbox(bench.sandbox_spec("s")).await.unwrap();
+    // What is started in a paused sandbox stays half way.
+    sandbox.pause_sandbox().await.unwrap();
+    let starting = tokio::spawn({
+        let (sandbox, container) = (sandbox.clone(), bench.shell("c", "exec sleep 1000"));
+        async move { sandbox.start(container).await }
+    });
+    let again = bench.reopened();
+    let other = again.sandboxes().await.into_iter().next().unwrap();
+    let keeper = other.keeper_pid().unwrap();
+    let children = || fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+    eventually("a process is there", || !children().is_empty()).await;
+    let listed = tokio::time::timeout(Duration::from_millis(100), other.containers()).await;
+    assert!(listed.is_err(), "an answer that nobody can know: {listed:?}");
+    sandbox.resume_sandbox().await.unwrap();
+    let listed = other.containers().await.unwrap();
+    assert!(matches!(listed[..], [ref one] if one.id == "c" && one.status.is_alive()), "{listed:?}");
+    starting.await.unwrap().unwrap();
+    sandbox.remove().await.unwrap();
+    bench.finish();
+}
+
+#[tokio::test]
 async fn a_dead_keeper_is_noticed_and_cleaned_up_after() {
     need_root!();
     let bench = Bench::new();

@@ -137,8 +137,13 @@ impl FakeSandbox {
         let _ = self.events.send(SandboxEvent::ContainerExited { id: id.to_owned(), exit });
     }
 
-    pub(crate) fn kill_keeper(&self) {
+    /// The keeper is dead, and the event of it on its way.
+    pub(crate) fn keeper_dies(&self) {
         self.ready.send_replace(false);
+    }
+
+    pub(crate) fn kill_keeper(&self) {
+        self.keeper_dies();
         for container in self.containers.lock().unwrap().values_mut() {
             if container.state.status.is_alive() {
                 container.state.status = ContainerStatus::Unknown;

@@ -214,6 +214,8 @@ fn prepare(seen: &Observed, plan: &mut Plan) {
                 let attempt = seen.last_sandbox_attempt().map_or(0, |last| last + 1);
                 actions.push(Action::CreateSandbox { attempt, replaces: false });
             }
+            // How its containers ended, and how many there were, is about to be heard.
+            SandboxSeen::Dead { .. } if is_undecided(seen) => {}
             SandboxSeen::Dead { attempt } => {
                 actions.push(Action::CreateSandbox { attempt: attempt + 1, replaces: true });
             }
@@ -479,6 +481,12 @@ fn stop_containers(seen: &Observed, stop: Stop, plan: &mut Plan) {
 
 fn is_anything_alive(seen: &Observed) -> bool {
     seen.containers.values().flatten().any(|run| run.in_sandbox && run.is_alive())
+}
+
+/// Whether the last word on the containers of a dead sandbox is still to come.
+fn is_undecided(seen: &Observed) -> bool {
+    let starting = seen.in_progress.iter().any(|operation| matches!(operation, Operation::Start(_)));
+    starting || is_anything_alive(seen)
 }
 
 /// Whether no container will run again, so that the pod is over.

@@ -40,13 +40,7 @@ pub(super) fn from_runtime(
         ContainerStatus::Created => RunState::Created,
         ContainerStatus::Running { started_at } => RunState::Running { started_at: timestamp(*started_at) },
         ContainerStatus::Exited(exit) => RunState::Exited(exit_of(exit, messages.message(labels, exit.code))),
-        ContainerStatus::Unknown => RunState::Exited(Exit {
-            code: 137,
-            reason: "ContainerStatusUnknown".to_owned(),
-            message: Some("The container could not be located when the pod was terminated".to_owned()),
-            started_at: Some(created_at),
-            finished_at: Some(Timestamp::now()),
-        }),
+        ContainerStatus::Unknown => RunState::Exited(unseen(created_at)),
     };
     ContainerSeen {
         id: id.to_owned(),
@@ -63,6 +57,17 @@ pub(super) fn from_runtime(
         stop_signal: text(label::STOP_SIGNAL),
         resources: None,
         user: serde_json::from_str(&text(label::USER)).ok(),
+    }
+}
+
+/// How a container is said to have ended whose end nobody saw.
+pub(super) fn unseen(created_at: Timestamp) -> Exit {
+    Exit {
+        code: 137,
+        reason: "ContainerStatusUnknown".to_owned(),
+        message: Some("The container could not be located when the pod was terminated".to_owned()),
+        started_at: Some(created_at),
+        finished_at: Some(Timestamp::now()),
     }
 }
 

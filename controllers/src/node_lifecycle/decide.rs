@@ -6,6 +6,7 @@ use std::time::Duration;
 use manifests::k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint, Toleration};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use manifests::k8s_openapi::jiff::{SignedDuration, Timestamp};
+use manifests::placement::tolerates;
 
 use super::GRACE;
 use crate::ownership::Ref;
@@ -206,16 +207,6 @@ fn eviction(pod: &Pod, taints: &[Taint]) -> Eviction {
         end = Some(end.map_or(until, |end| end.min(until)));
     }
     end.map_or(Eviction::Never, Eviction::At)
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    (effect.is_empty() || effect == taint.effect)
-        && (key == taint.key || (key.is_empty() && exists))
-        && (exists
-            || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default())
 }
 
 /// Whether the node says that it is ready.

@@ -3,6 +3,7 @@
 use k8s_openapi::api::batch::v1::{CronJob, Job, JobSpec};
 
 use super::{immutable, meta, non_negative, object_meta, object_meta_update, one_of, pod, text};
+use crate::cron::Schedule;
 use crate::field::{ErrorList, FieldError, Path};
 use crate::names;
 use crate::selector::Selector;
@@ -133,7 +134,7 @@ fn cron_job_spec(job: &CronJob, errors: &mut ErrorList) {
     let (path, spec) = (Path::new("spec"), &job.spec);
     if spec.schedule.is_empty() {
         errors.push(FieldError::required(&path.child("schedule"), ""));
-    } else if let Err(why) = schedule(&spec.schedule) {
+    } else if let Err(why) = Schedule::parse(&spec.schedule) {
         errors.push(FieldError::invalid(&path.child("schedule"), &spec.schedule, why));
     }
     let policies = ["Allow", "Forbid", "Replace"];
@@ -154,106 +155,4 @@ fn cron_job_spec(job: &CronJob, errors: &mut ErrorList) {
     }
     let path = path.child("jobTemplate").child("spec");
     job_spec(&spec.job_template.spec.clone().unwrap_or_default(), &path, errors);
-}
-
-/// Whether a schedule can be read: five fields, or a word for some of them. The error says what is wrong.
-fn schedule(text: &str) -> Result<(), String> {
-    let text = text.trim();
-    if text.starts_with('@') {
-        let every = text.strip_prefix("@every ").is_some_and(|duration| !duration.is_empty());
-        let words = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-        return if every || words.contains(&text) {
-            Ok(())
-        } else {
-            Err(format!("unrecognized descriptor: {text}"))
-        };
-    }
-    let fields: Vec<&str> = text
-        .split_whitespace()
-        .filter(|word| !word.starts_with("TZ=") && !word.starts_with("CRON_TZ="))
-        .collect();
-    if fields.len() != 5 {
-        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
-    }
-    const BOUNDS: [(u32, u32); 5] = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)];
-    const MONTHS: [&str; 12] =
-        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-    const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-    for (field, (at, (low, high))) in fields.iter().zip(BOUNDS.into_iter().enumerate()) {
-        let number = |word: &str| -> Result<u32, String> {
-            let lower = word.to_ascii_lowercase();
-            let named = match at {
-                3 => MONTHS.iter().position(|name| *name == lower).map(|index| index + 1),
-                4 => DAYS.iter().position(|name| *name == lower),
-                _ => None,
-            };
-            let found = named.and_then(|index| u32::try_from(index).ok()).or_else(|| word.parse().ok());
-            let found = found.ok_or_else(|| {
-                format!(
-                    "failed to parse int from {word}: strconv.Atoi: parsing {}: invalid syntax",
-                    crate::go::quote(word)
-                )
-            })?;
-            if found < low {
-                return Err(format!("beginning of range ({found}) below minimum ({low}): {field}"));
-            }
-            if found > high {
-                return Err(format!("end of range ({found}) above maximum ({high}): {field}"));
-            }
-            Ok(found)
-        };
-        for part in field.split(',') {
-            let (range, step) =
-                part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
-            if step.is_some_and(|step| {
-                step.parse::<u32>().is_ok_and(|step| step == 0) || step.parse::<u32>().is_err()
-            }) {
-                return Err(format!("step of range should be a positive number: {part}"));
-            }
-            if range == "*" || (range == "?" && (at == 2 || at == 4)) {
-                continue;
-            }
-            let (first, last) =
-                range.split_once('-').map_or((range, None), |(first, last)| (first, Some(last)));
-            let first = number(first)?;
-            if let Some(last) = last
-                && number(last)? < first
-            {
-                return Err(format!("beginning of range ({first}) beyond end of range: {part}"));
-            }
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn schedules() {
-        for good in [
-            "* * * * *",
-            "*/5 0-6 1,15 jan-mar MON-FRI",
-            "@daily",
-            "@every 1h",
-            "0 0 * * 7",
-            "TZ=UTC 1 2 3 4 5",
-        ] {
-            assert_eq!(schedule(good), Ok(()), "{good}");
-        }
-        for bad in [
-            "",
-            "* * * *",
-            "60 * * * *",
-            "* 24 * * *",
-            "* * 0 * *",
-            "x * * * *",
-            "5-1 * * * *",
-            "*/0 * * * *",
-            "@soon",
-        ] {
-            assert!(schedule(bad).is_err(), "{bad}");
-        }
-    }
 }

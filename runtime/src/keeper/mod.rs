@@ -133,6 +133,8 @@ struct Keeper {
     next: u32,
     /// Who has asked us to end.
     stopping: Vec<Waiter>,
+    /// Who waits for a list, until the starts that others asked for are over.
+    listing: Vec<Waiter>,
     buffer: Vec<u8>,
 }
 
@@ -160,6 +162,7 @@ impl Keeper {
             execs: Vec::new(),
             next: 1,
             stopping: Vec::new(),
+            listing: Vec::new(),
             buffer: vec![0; BUFFER],
         })
     }
@@ -191,6 +194,7 @@ impl Keeper {
                     _ => self.on_output(serial, kind - OUTPUT),
                 }
             }
+            self.list_again();
             if self.is_done() {
                 return 0;
             }

@@ -30,14 +30,7 @@ impl Keeper {
                 Ok((streams, fds)) => return self.reply(waiter, Ok(Reply::Attached { streams }), fds),
                 Err(failure) => Err(failure),
             },
-            Request::List => {
-                let listed = self
-                    .containers
-                    .iter()
-                    .filter(|one| !matches!(one.phase, Phase::Starting(_)) || one.birth.is_none())
-                    .map(Container::listed);
-                Ok(Some(Reply::Containers(listed.collect())))
-            }
+            Request::List => return self.list(waiter),
             Request::Forget { container } => self.forget(waiter, &container),
             Request::Shutdown => {
                 for container in self.containers.iter().filter(|one| one.is_alive()) {
@@ -51,6 +44,28 @@ impl Keeper {
             Ok(None) => {}
             Ok(Some(reply)) => self.reply(waiter, Ok(reply), Vec::new()),
             Err(failure) => self.reply(waiter, Err(failure), Vec::new()),
+        }
+    }
+
+    /// Lists the containers. One that is being started for another caller is waited for: that caller may be dead, and
+    /// then nobody else will ever hear of the container.
+    fn list(&mut self, waiter: Waiter) {
+        let undecided = |one: &Container| match one.phase {
+            Phase::Starting(by) => by.connection != waiter.connection,
+            Phase::Created | Phase::Running { .. } | Phase::Exited(_) => false,
+        };
+        if self.containers.iter().any(undecided) {
+            return self.listing.push(waiter);
+        }
+        let is_told = |one: &&Container| !matches!(one.phase, Phase::Starting(_));
+        let listed = self.containers.iter().filter(is_told).map(Container::listed).collect();
+        self.reply(waiter, Ok(Reply::Containers(listed)), Vec::new());
+    }
+
+    /// Answers those who wait for a list, as far as the starts are over that they wait for.
+    pub(super) fn list_again(&mut self) {
+        for waiter in std::mem::take(&mut self.listing) {
+            self.list(waiter);
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use manifests::k8s_openapi::api::core::v1::{NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm};
+use manifests::k8s_openapi::api::core::v1::NodeAffinity;
+use manifests::placement::{is_empty, term_matches, wants_node};
 
 use super::{Plugin, Refusal, Request};
 use crate::snapshot::{NodeFacts, NodeInfo, Snapshot};
@@ -16,14 +17,7 @@ fn affinity<'a>(request: &'a Request<'_>) -> Option<&'a NodeAffinity> {
 pub(super) fn filter(request: &Request<'_>, node: &NodeFacts, _: &NodeInfo) -> Option<Refusal> {
     let empty = BTreeMap::new();
     let labels = node.labels().unwrap_or(&empty);
-    let selected =
-        request.spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-    let required = affinity(request)
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    let matched = selected
-        && required.is_none_or(|required| {
-            required.node_selector_terms.iter().any(|term| term_matches(term, node, labels))
-        });
+    let matched = wants_node(&request.spec, node.name(), labels);
     (!matched).then(|| Refusal::because(Plugin::NodeAffinity, REASON, false))
 }
 
@@ -36,48 +30,14 @@ pub(super) fn score(request: &Request<'_>, node: &NodeFacts, _: &NodeInfo, _: &S
     let labels = node.labels().unwrap_or(&empty);
     let met = preferred.iter().filter(|wish| {
         // Unlike a required term, an empty preference is met by every node.
-        is_empty(&wish.preference) || term_matches(&wish.preference, node, labels)
+        is_empty(&wish.preference) || term_matches(&wish.preference, node.name(), labels)
     });
     met.map(|wish| i64::from(wish.weight)).sum()
 }
 
-fn is_empty(term: &NodeSelectorTerm) -> bool {
-    let none = |list: &Option<Vec<NodeSelectorRequirement>>| list.as_ref().is_none_or(Vec::is_empty);
-    none(&term.match_expressions) && none(&term.match_fields)
-}
-
-/// All requirements of a term; a term without any matches nothing.
-fn term_matches(term: &NodeSelectorTerm, node: &NodeFacts, labels: &BTreeMap<String, String>) -> bool {
-    if is_empty(term) {
-        return false;
-    }
-    let by_label = |requirement: &NodeSelectorRequirement| {
-        requirement_met(requirement, labels.get(&requirement.key).map(String::as_str))
-    };
-    // The only field that can be selected is the name.
-    let by_field = |requirement: &NodeSelectorRequirement| {
-        requirement.key == "metadata.name" && requirement_met(requirement, Some(node.name()))
-    };
-    term.match_expressions.iter().flatten().all(by_label) && term.match_fields.iter().flatten().all(by_field)
-}
-
-fn requirement_met(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let among = |value: &str| values.iter().any(|wanted| wanted == value);
-    let number = |text: &str| text.parse::<i64>().ok();
-    let bound = values.first().and_then(|bound| number(bound));
-    match (requirement.operator.as_str(), value) {
-        ("In", Some(value)) => among(value),
-        ("NotIn", Some(value)) => !among(value),
-        ("NotIn" | "DoesNotExist", None) | ("Exists", Some(_)) => true,
-        ("Gt", Some(value)) => number(value).zip(bound).is_some_and(|(value, bound)| value > bound),
-        ("Lt", Some(value)) => number(value).zip(bound).is_some_and(|(value, bound)| value < bound),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use manifests::k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
     use testkit::{NodeBuilder, PodBuilder, node, pod};
 
     use super::super::testing::{refusal, snapshot};

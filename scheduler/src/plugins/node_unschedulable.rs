@@ -1,8 +1,8 @@
 //! NodeUnschedulable: a cordoned node takes only pods that tolerate it.
 
 use manifests::k8s_openapi::api::core::v1::Taint;
+use manifests::placement::tolerated;
 
-use super::taint_toleration::tolerated;
 use super::{Plugin, Refusal, Request};
 use crate::snapshot::{NodeFacts, NodeInfo};
 

@@ -1,33 +1,10 @@
 //! TaintToleration: a node's taints keep pods away that do not tolerate them.
 
-use manifests::k8s_openapi::api::core::v1::{Taint, Toleration};
+use manifests::k8s_openapi::api::core::v1::Toleration;
+use manifests::placement::tolerated;
 
 use super::{Plugin, Refusal, Request};
 use crate::snapshot::{NodeFacts, NodeInfo, Snapshot};
-
-/// Whether a toleration covers a taint.
-pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let given = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
-    if given(&toleration.effect).is_some_and(|effect| effect != taint.effect) {
-        return false;
-    }
-    if given(&toleration.key).is_some_and(|key| key != taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "Exists" => true,
-        // Without a key only Exists covers everything; validation refuses the rest.
-        "" | "Equal" => {
-            toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
-        }
-        _ => false,
-    }
-}
-
-/// Whether any toleration covers a taint.
-pub fn tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
-    tolerations.iter().any(|toleration| tolerates(toleration, taint))
-}
 
 pub(super) fn filter(request: &Request<'_>, node: &NodeFacts, _: &NodeInfo) -> Option<Refusal> {
     let tolerations = request.spec.tolerations.as_deref().unwrap_or_default();
@@ -58,6 +35,7 @@ pub(super) fn score(request: &Request<'_>, node: &NodeFacts, _: &NodeInfo, _: &S
 
 #[cfg(test)]
 mod tests {
+    use manifests::k8s_openapi::api::core::v1::Taint;
     use testkit::{node, pod};
 
     use super::super::testing::{refusal, snapshot};

@@ -123,14 +123,13 @@ async fn start(mut input: StartInput) -> Result<Started, StartFailure> {
         spec::SpecError::NoCommand => fail("CreateContainerError", error.to_string()),
         spec::SpecError::Security(_) => config(error.to_string()),
     })?;
-    let stop_signal = stop_signal(&input.container, &input.image.config);
     let labels = made.labels.clone();
+    tracing::debug!(pod = %names::pod_id(&pod), container = name, id, attempt = input.attempt, "starting a container");
     let started = input.sandbox.start(made).await;
     let state = match started {
         Ok(state) => state,
         Err(error) => return Err(not_started(&input, &id, &fail, &error)),
     };
-    tracing::debug!(pod = %names::pod_id(&pod), container = name, id, stop_signal, "container started");
     let events = &context.events;
     events.container_normal(&pod, &name, "Created", format!("Created container: {name}"));
     events.container_normal(&pod, &name, "Started", format!("Started container {name}"));

@@ -257,6 +257,9 @@ fn restart_policies() {
 
 #[test]
 fn a_dead_keeper_is_replaced() {
+    let dead = |seen: &mut Observed| seen.sandbox = SandboxSeen::Dead { attempt: 0 };
+    spec(ONE).prepared().running("a").change(dead).does("");
+    spec(ONE).prepared().busy(Operation::Start("a".into())).change(dead).does("");
     spec(ONE).prepared().exited("a", 137, NOW, None).keeper_died().does("sandbox1! image:a");
     spec(TWO)
         .prepared()

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::ErrorChain;
 use manifests::k8s_openapi::api::core::v1::Pod;
-use runtime::SandboxEvent;
+use runtime::{ContainerState, SandboxEvent};
 use tokio::sync::broadcast;
 
 use super::super::apply::attach;
@@ -17,6 +18,9 @@ use super::record::Record;
 use crate::context::Context;
 use crate::machine::PodSandbox;
 use crate::names::{self, label};
+
+/// Pause before a keeper that did not answer is asked again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What is there of a pod when its worker begins.
 #[derive(Debug)]
@@ -43,18 +47,12 @@ pub(super) async fn adopt(
         events = sandbox.is_ready().then(|| sandbox.events());
         facts.sandbox_attempt = attempt(&sandbox);
         let reader = Reader { context, pod: &pod };
-        match sandbox.containers().await {
-            Ok(list) => {
-                for state in list {
-                    let Some(name) = state.labels.get(label::CONTAINER_NAME) else { continue };
-                    let ready = sandbox.is_ready();
-                    let run = runs::from_runtime(&state.id, &state.labels, &state.status, ready, &reader);
-                    facts.runs.entry(name.clone()).or_default().push(run);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(sandbox = sandbox.id(), error = %ErrorChain(&error), "listing containers");
-            }
+        for state in containers_of(&*sandbox).await {
+            let Some(name) = state.labels.get(label::CONTAINER_NAME) else { continue };
+            let ready = sandbox.is_ready();
+            let run = runs::from_runtime(&state.id, &state.labels, &state.status, ready, &reader);
+            tracing::debug!(pod = %names::pod_id(&pod), container = name, id = run.id, state = ?run.state, "container found");
+            facts.runs.entry(name.clone()).or_default().push(run);
         }
         if sandbox.is_ready() {
             match attach(context, &pod, &*sandbox).await {
@@ -88,6 +86,19 @@ pub(super) async fn adopt(
     }
     restore_probes(facts, &pod);
     events
+}
+
+/// The containers that a sandbox has. Asks until it is told: whoever took silence for none would start them again.
+async fn containers_of(sandbox: &dyn PodSandbox) -> Vec<ContainerState> {
+    loop {
+        match sandbox.containers().await {
+            Ok(list) => return list,
+            Err(error) => {
+                tracing::warn!(sandbox = sandbox.id(), error = %ErrorChain(&error), "listing containers");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
 }
 
 /// Reads the last words of containers.

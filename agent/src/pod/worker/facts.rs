@@ -13,6 +13,7 @@ use super::super::observe::{
     ContainerSeen, Failure, ImageSeen, Intent, Observed, Operation, RunState, SandboxSeen, StepSeen,
 };
 use super::super::resize::{self, Resizing, Room};
+use super::super::runs;
 use super::super::status::is_terminal;
 use super::View;
 use crate::context::Context;
@@ -145,6 +146,7 @@ impl Facts {
                 if let Some(attempt) = sandbox.labels().get(crate::names::label::ATTEMPT) {
                     self.sandbox_attempt = attempt.parse().unwrap_or(self.sandbox_attempt);
                 }
+                self.leave_sandbox();
                 self.sandbox = Some(sandbox);
                 self.sandbox_failure = None;
                 self.addresses = addresses;
@@ -210,7 +212,7 @@ impl Facts {
                 self.torn_down = true;
                 self.tear_down_failure = None;
                 self.volumes = StepSeen::Todo;
-                self.runs.values_mut().flatten().for_each(|run| run.in_sandbox = false);
+                self.leave_sandbox();
             }
             Outcome::TornDown(Err(failure)) => self.tear_down_failure = Some(failure),
             Outcome::Confirmed(Ok(())) => {
@@ -231,6 +233,17 @@ impl Facts {
                 runs.insert(0, run);
                 runs.sort_by_key(|run| std::cmp::Reverse(run.attempt));
                 runs.truncate(KEPT_RUNS);
+            }
+        }
+    }
+
+    /// The sandbox is gone, and no run in it goes on: one whose end was not heard of has ended all the same. It counts,
+    /// so that whatever comes next is a restart.
+    pub(super) fn leave_sandbox(&mut self) {
+        for run in self.runs.values_mut().flatten() {
+            run.in_sandbox = false;
+            if run.is_alive() {
+                run.state = RunState::Exited(runs::unseen(run.created_at));
             }
         }
     }

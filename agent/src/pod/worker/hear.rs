@@ -15,10 +15,9 @@ use super::{Worker, find};
 use crate::names::{self, label};
 
 impl Worker {
-    pub(super) fn absorb(&mut self, outcome: Outcome) {
+    pub(super) async fn absorb(&mut self, outcome: Outcome) {
         if let Outcome::Sandbox(Ok((sandbox, _))) = &outcome {
             self.sandbox_events = Some(sandbox.events());
-            self.facts.runs.values_mut().flatten().for_each(|run| run.in_sandbox = false);
         }
         if let Outcome::Stopped { id } = &outcome {
             self.stop_deadline.remove(id);
@@ -28,8 +27,13 @@ impl Worker {
             _ => None,
         };
         self.facts.absorb(outcome);
-        if let Some((id, exit)) = started.and_then(|id| self.early_exits.remove_entry(&id)) {
-            self.container_exited(&id, &exit);
+        if let Some(id) = started {
+            if let Some(exit) = self.early_exits.remove(&id) {
+                self.container_exited(&id, &exit);
+            } else if self.sandbox_events.is_none() {
+                // Its keeper died as soon as it had told of the start, and was heard of first.
+                self.relist(false).await;
+            }
         }
         let starting = self.facts.in_progress.iter().any(|op| matches!(op, Operation::Start(_)));
         if !starting {
@@ -99,13 +103,7 @@ impl Worker {
             }
         }
         if !ready {
-            for run in self.facts.runs.values_mut().flatten() {
-                run.in_sandbox = false;
-                if run.is_alive() {
-                    let status = runtime::ContainerStatus::Unknown;
-                    run.state = runs::from_runtime(&run.id, &BTreeMap::new(), &status, false, &reader).state;
-                }
-            }
+            self.facts.leave_sandbox();
         }
     }
 

@@ -181,7 +181,7 @@ impl Worker {
         tokio::select! {
             () = stop.cancelled() => return false,
             done = self.operations.next() => match done {
-                Done::Outcome(outcome) => self.absorb(*outcome),
+                Done::Outcome(outcome) => self.absorb(*outcome).await,
                 Done::Mirror(worked) => self.mirror_done(worked),
             },
             event = next_event(&mut self.sandbox_events) => self.sandbox_event(event).await,

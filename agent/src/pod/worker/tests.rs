@@ -278,6 +278,34 @@ async fn a_dead_keeper_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_restart_counts_even_if_the_dead_keeper_is_seen_before_it_is_heard_of() {
+    let mut life = Life::begin(SLEEPER).await;
+    life.phase("Running").await;
+    let sandbox = life.machine.sandbox().unwrap();
+    sandbox.keeper_dies();
+    // Something else wakes the worker meanwhile.
+    life.change(|_| {});
+    let another = async {
+        while life.machine.diary.count("sandbox ") < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let another = tokio::time::timeout(Duration::from_millis(200), another).await;
+    assert!(
+        another.is_err(),
+        "nothing is known of how the containers ended: {:?}",
+        life.machine.diary.lines()
+    );
+    sandbox.kill_keeper();
+    let again = |status: &PodStatus| {
+        restarts(status) == 1
+            && status.container_statuses.as_ref().unwrap()[0].state.as_ref().unwrap().running.is_some()
+    };
+    life.until("a restart that counts", again).await;
+    assert_eq!(life.machine.diary.count("start "), 2, "{:?}", life.machine.diary.lines());
+}
+
+#[tokio::test]
 async fn images_that_cannot_be_had() {
     let image = |image: &str, policy: &str| {
         format!("containers: [{{name: a, image: '{image}', imagePullPolicy: {policy}, command: [sleep]}}]")
