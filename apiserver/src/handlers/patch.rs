@@ -12,7 +12,7 @@ use super::apply::MEDIA_TYPE;
 use super::update::{check_name, decide};
 use super::{Call, Reply};
 use crate::error::Error;
-use crate::ownership::{Account, bare};
+use crate::ownership::{Account, bare, without_owners};
 use crate::patch::{self, PatchType};
 use crate::registry::Part;
 use crate::request::content;
@@ -38,13 +38,16 @@ impl ApiServer {
         let row = &call.row;
         let type_name = manifests::strategic::type_name(row.kind.group, row.kind.version, row.kind.kind);
         let writer = call.writer(&write.manager);
+        // A patch that does not name the owners' entries leaves them to the server.
+        let names_owners = memchr::memmem::find(&body, b"managedFields").is_some();
         let mut warnings = Vec::new();
         let written = self
             .write(row, &call.key(), write.dry_run, |current| {
                 let Some(_) = &current.object else { return Err(row.not_found(&call.path.name).into()) };
                 let json = row.shown(&current.json);
-                let value: Value = serde_json::from_slice(&json)
-                    .map_err(|source| Error::Stored { key: call.key(), source })?;
+                let value: Value =
+                    if names_owners { serde_json::from_slice(&json) } else { without_owners(&json) }
+                        .map_err(|source| Error::Stored { key: call.key(), source })?;
                 let patched = patch::apply(kind, &value, &body, &type_name).map_err(ApiError::from)?;
                 let document = Document { value: patched, duplicates: Vec::new() };
                 let decoded = decode::decode(row, document, write.field_validation)?;

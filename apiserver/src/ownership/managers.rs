@@ -56,7 +56,7 @@ pub(crate) struct Owned {
 pub(crate) struct Managers(pub(crate) Vec<Owned>);
 
 /// More managers than this that update are summed up: the oldest ones.
-const MAX_UPDATERS: usize = 10;
+pub(super) const MAX_UPDATERS: usize = 10;
 /// Under this name.
 const ANCIENT: &str = "ancient-changes";
 

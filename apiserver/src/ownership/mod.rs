@@ -13,6 +13,8 @@
 //!
 //! Follows `k8s.io/apimachinery/pkg/util/managedfields` and `sigs.k8s.io/structured-merge-diff/merge`. All of it is pure.
 
+mod bare;
+mod light;
 mod managers;
 mod set;
 mod walk;
@@ -34,6 +36,7 @@ use crate::error::Error;
 use crate::registry::AnyObject;
 use crate::write::Current;
 
+pub(crate) use self::bare::without_owners;
 use self::managers::{Manager, Managers, Operation, Owned};
 use self::set::Set;
 use self::walk::{compare, field_set, merge, with_structs, without};
@@ -131,6 +134,24 @@ impl Writer {
     /// The owners after an update. `live` is nothing when the object is created; `sent` are the entries that came with the
     /// new object, `kept` those of the live one.
     pub(crate) fn updated(
+        &self,
+        live: Option<&Value>,
+        new: &Value,
+        sent: Option<&[ManagedFieldsEntry]>,
+        kept: Option<&[ManagedFieldsEntry]>,
+        now: Timestamp,
+    ) -> Option<Vec<ManagedFieldsEntry>> {
+        let as_kept = sent.is_none() || !self.subresource.is_empty() || sent == kept;
+        if let (Some(live), Some(kept), true) = (live, kept, as_kept)
+            && let Some(entries) = self.updated_lightly(live, new, kept, now)
+        {
+            return Some(entries);
+        }
+        self.updated_wholly(live, new, sent, kept, now)
+    }
+
+    /// The same, for all cases: every entry is decoded and encoded again.
+    fn updated_wholly(
         &self,
         live: Option<&Value>,
         new: &Value,

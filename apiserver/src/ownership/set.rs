@@ -62,6 +62,10 @@ impl Set {
         self.0.get(element)
     }
 
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
+        self.0.iter().map(|(element, node)| (&**element, node))
+    }
+
     pub(crate) fn nodes_mut(&mut self) -> impl Iterator<Item = (&str, &mut Node)> {
         self.0.iter_mut().map(|(element, node)| (&**element, node))
     }

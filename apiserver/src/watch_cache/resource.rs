@@ -246,6 +246,11 @@ impl ResourceCache {
         *self.changed.borrow()
     }
 
+    /// How many wait to be woken.
+    pub(crate) fn watchers(&self) -> usize {
+        self.changed.receiver_count()
+    }
+
     /// Wakes when events are there, or the cache was filled anew.
     pub(crate) fn subscribe(&self) -> watch::Receiver<(u64, u64)> {
         self.changed.subscribe()

@@ -61,7 +61,7 @@ pub(crate) struct Current {
 impl Current {
     /// The object as a value, without what changes with every write.
     pub(crate) fn bare(&self) -> Result<serde_json::Value, Error> {
-        let value = serde_json::from_slice(&self.json)
+        let value = crate::ownership::without_owners(&self.json)
             .map_err(|source| Error::Stored { key: String::new(), source })?;
         Ok(crate::ownership::bare(value))
     }

@@ -373,3 +373,27 @@ async fn tokens_of_accounts() {
     assert_eq!(issuer["issuer"], "https://kubernetes.default.svc.cluster.local");
     cluster.get_as(jane(), "/openid/v1/jwks").await.refused(403, "Forbidden");
 }
+
+#[tokio::test]
+async fn bootstrap_tokens_are_reviewed() {
+    let cluster = Cluster::start().await;
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let review = async |spec: serde_json::Value| {
+        cluster.post(reviews, json!({"spec": spec})).await.expect(201)["status"].clone()
+    };
+    let token = "abcdef.0123456789abcdef";
+    assert_eq!(review(json!({"token": token})).await["authenticated"], serde_json::Value::Null);
+    let data = json!({"token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true"});
+    let secret = json!({
+        "metadata": {"name": "bootstrap-token-abcdef"}, "type": "bootstrap.kubernetes.io/token", "stringData": data,
+    });
+    cluster.post("/api/v1/namespaces/kube-system/secrets", secret).await.expect(201);
+    let good = review(json!({"token": token})).await;
+    assert_eq!(
+        (&good["authenticated"], &good["user"]["username"]),
+        (&json!(true), &json!("system:bootstrap:abcdef"))
+    );
+    // Others are not to take it.
+    let other = review(json!({"token": token, "audiences": ["https://elsewhere.example.com"]})).await;
+    assert_eq!(other["authenticated"], serde_json::Value::Null);
+}

@@ -237,3 +237,27 @@ async fn a_watch_of_one_object() {
     assert_eq!(events.named().await, ("ADDED".into(), "a".into()));
     assert_eq!(same.named().await, ("ADDED".into(), "a".into()));
 }
+
+#[tokio::test]
+async fn a_crowd_of_watchers_is_told_everything_in_order() {
+    let cluster = Cluster::start().await;
+    let mut crowd = Vec::new();
+    for _ in 0..40 {
+        crowd.push(cluster.watch(&format!("{MAPS}?watch=1&labelSelector=a")).await);
+    }
+    let mut object = cluster.post(MAPS, config_map("a", json!({"a": "b"}))).await.expect(201);
+    let mut versions = vec![version(&object)];
+    for n in 0..30 {
+        object["data"]["k"] = n.to_string().into();
+        // Some events are larger than a piece of several.
+        object["data"]["l"] = "x".repeat(if n % 10 == 3 { 20_000 } else { 10 }).into();
+        object = cluster.put(&format!("{MAPS}/a"), object).await.expect(200);
+        versions.push(version(&object));
+    }
+    for events in &mut crowd {
+        for expected in &versions {
+            let (_, object) = events.next().await.expect("one more event");
+            assert_eq!(version(&object), *expected);
+        }
+    }
+}
