@@ -115,7 +115,7 @@ impl ApiServer {
         let account = token::authenticate(&self.env(), &self.token_key, token, &audiences);
         // A bootstrap token is for the API server, and for nobody else.
         let bootstrap = || {
-            let own = audiences.iter().any(|audience| *audience == self.config.issuer);
+            let own = audiences.contains(&self.config.issuer);
             let identity = own.then(|| token::bootstrap::authenticate(&self.env(), token)).flatten()?;
             Some((identity, vec![self.config.issuer.clone()]))
         };

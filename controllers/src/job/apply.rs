@@ -1,5 +1,7 @@
 //! Carries a plan out, step by step; what fails is decided anew.
 
+use std::collections::BTreeMap;
+
 use client::{Cache, Client, DeleteParams, Error, ErrorChain, EventRecorder, Object, Patch, Propagation};
 use manifests::k8s_openapi::api::batch::v1::{Job, JobStatus};
 use manifests::k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
@@ -7,6 +9,7 @@ use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
 use super::decide::{INDEX, Plan, TRACKING};
+use super::policy::FAILURES;
 use crate::ownership::{Ref, adopt, controller_reference, release};
 use crate::pod_sync::{PATIENCE, PodSync};
 
@@ -46,7 +49,7 @@ impl Hands<'_> {
         for (kind, reason, message) in &plan.events {
             self.events.record(client::events::reference(job), *kind, reason, message.clone());
         }
-        let pod = |number: usize| pod_of(job, plan.create[number]);
+        let pod = |number: usize| pod_of(job, plan.create[number], &plan.failures);
         self.pods.create(job, self.events, plan.create.len(), pod).await
     }
 
@@ -101,7 +104,7 @@ impl Hands<'_> {
 }
 
 /// A new pod from the template.
-fn pod_of(job: &Job, index: Option<i32>) -> Pod {
+fn pod_of(job: &Job, index: Option<i32>, failures: &BTreeMap<i32, i32>) -> Pod {
     let template = job.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let meta = template.metadata.unwrap_or_default();
     let mut pod = Pod {
@@ -120,6 +123,10 @@ fn pod_of(job: &Job, index: Option<i32>) -> Pod {
     pod.metadata.finalizers.get_or_insert_default().push(TRACKING.to_owned());
     if let Some(index) = index {
         set_index(&mut pod, job.name(), index);
+        if job.spec.as_ref().is_some_and(|spec| spec.backoff_limit_per_index.is_some()) {
+            let count = failures.get(&index).copied().unwrap_or(0);
+            pod.metadata.annotations.get_or_insert_default().insert(FAILURES.to_owned(), count.to_string());
+        }
     }
     pod
 }

@@ -23,6 +23,7 @@ use manifests::selector::Selector;
 use manifests::time::time;
 
 use super::indexes;
+use super::policy::{self, Verdict};
 use crate::ownership::{Claim, Ref, claim};
 use crate::pod_state;
 
@@ -65,6 +66,8 @@ pub(super) struct Plan {
     pub(super) untrack: Vec<Ref>,
     /// Pods to make, with their index if they have one.
     pub(super) create: Vec<Option<i32>>,
+    /// How many pods of an index have failed, where that is limited.
+    pub(super) failures: BTreeMap<i32, i32>,
     pub(super) events: Vec<(EventType, String, String)>,
     /// The job itself has been finished for long enough.
     pub(super) expire: bool,
@@ -175,6 +178,10 @@ struct Counted {
     failed: i32,
     /// Of an indexed job: what is done.
     done: BTreeSet<i32>,
+    /// Of a job that limits failures by index: what will never be done.
+    lost: BTreeSet<i32>,
+    /// A pod has failed in a way that ends the job.
+    doom: Option<String>,
 }
 
 /// Takes pods that have ended into the status, and those whose finalizer is gone into the numbers.
@@ -185,6 +192,9 @@ fn count(own: &[Arc<Pod>], spec: &JobSpec, plan: &mut Plan, over: bool) -> Count
         own.iter().filter(|pod| tracked(pod)).map(|pod| (pod.uid(), pod)).collect();
     let below = spec.completions.unwrap_or(0);
     let mut done = indexes::parse(status.completed_indexes.as_deref().unwrap_or_default(), below);
+    let mut lost = indexes::parse(status.failed_indexes.as_deref().unwrap_or_default(), below);
+    let mut doom = None;
+    let by_rules = spec.pod_failure_policy.is_some();
     let mut lists = [before.succeeded.unwrap_or_default(), before.failed.unwrap_or_default()];
     let mut numbers = [status.succeeded.unwrap_or(0), status.failed.unwrap_or(0)];
     for (list, number) in lists.iter_mut().zip(&mut numbers) {
@@ -207,7 +217,25 @@ fn count(own: &[Arc<Pod>], spec: &JobSpec, plan: &mut Plan, over: bool) -> Count
             }
             "Succeeded" => lists[0].push(pod.uid().to_owned()),
             // One that somebody deletes has failed, unless the job itself deletes it.
-            "Failed" => lists[1].push(pod.uid().to_owned()),
+            "Failed" => {
+                let judged = policy::verdict(spec, pod);
+                if judged == Verdict::Ignore {
+                    plan.untrack.push(Ref::to(&***pod));
+                    continue;
+                }
+                let limit = spec.backoff_limit_per_index;
+                let last = judged == Verdict::FailIndex
+                    || limit.is_some_and(|limit| policy::failures_with(pod) > limit);
+                if let Some(index) = index.filter(|index| last && !done.contains(index)) {
+                    lost.insert(index);
+                }
+                if let Verdict::FailJob(why) = judged {
+                    doom = Some(why);
+                }
+                lists[1].push(pod.uid().to_owned());
+            }
+            // Rules are about how it ends, which has yet to be seen.
+            _ if pod_state::is_deleting(pod) && by_rules && !over => {}
             _ if pod_state::is_deleting(pod) && over => plan.untrack.push(Ref::to(&***pod)),
             _ if pod_state::is_deleting(pod) => lists[1].push(pod.uid().to_owned()),
             _ => {}
@@ -224,6 +252,9 @@ fn count(own: &[Arc<Pod>], spec: &JobSpec, plan: &mut Plan, over: bool) -> Count
     if is_indexed(spec) {
         let text = indexes::format(&done);
         status.completed_indexes = (!text.is_empty()).then_some(text);
+        if spec.backoff_limit_per_index.is_some() {
+            status.failed_indexes = Some(indexes::format(&lost));
+        }
     }
     let [succeeded_uids, failed_uids] = lists;
     status.uncounted_terminated_pods = Some(UncountedTerminatedPods {
@@ -231,7 +262,7 @@ fn count(own: &[Arc<Pod>], spec: &JobSpec, plan: &mut Plan, over: bool) -> Count
         failed: (!failed_uids.is_empty()).then_some(failed_uids),
     });
     let succeeded = if is_indexed(spec) { i32::try_from(done.len()).unwrap_or(i32::MAX) } else { succeeded };
-    Counted { succeeded, failed, done }
+    Counted { succeeded, failed, done, lost, doom }
 }
 
 /// Upstream leaves counts of zero out.
@@ -277,6 +308,21 @@ fn judge(spec: &JobSpec, active: &[&Arc<Pod>], counted: &Counted, now: Timestamp
     if has(&plan.status, MET) || has(&plan.status, DOOMED) {
         return;
     }
+    if let Some(why) = &counted.doom {
+        set(&mut plan.status, DOOMED, "True", "PodFailurePolicy", why, now);
+        return;
+    }
+    if let Some(rule) = policy::enough(spec, &counted.done) {
+        let message = format!("Matched rules at index {rule}");
+        set(&mut plan.status, MET, "True", "SuccessPolicy", &message, now);
+        return;
+    }
+    let lost = i32::try_from(counted.lost.len()).unwrap_or(i32::MAX);
+    if spec.max_failed_indexes.is_some_and(|limit| lost > limit) {
+        let message = "Job has exceeded the specified maximal number of failed indexes";
+        set(&mut plan.status, DOOMED, "True", "MaxFailedIndexesExceeded", message, now);
+        return;
+    }
     let limit = spec.backoff_limit.unwrap_or(6);
     let restarts: i32 = match spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) {
         Some("OnFailure") => active.iter().map(|pod| restarts(pod)).sum(),
@@ -298,6 +344,10 @@ fn judge(spec: &JobSpec, active: &[&Arc<Pod>], counted: &Counted, now: Timestamp
             return;
         }
         plan.wake(deadline);
+    }
+    if lost > 0 && spec.completions.is_some_and(|all| counted.succeeded.saturating_add(lost) >= all) {
+        set(&mut plan.status, DOOMED, "True", "FailedIndexes", "Job has failed indexes", now);
+        return;
     }
     let enough = match spec.completions {
         Some(wanted) => counted.succeeded >= wanted,
@@ -343,13 +393,18 @@ fn scale(
 ) {
     let parallel = usize::try_from(spec.parallelism.unwrap_or(1)).unwrap_or(0);
     let wanted = match spec.completions {
-        Some(all) => usize::try_from(all - counted.succeeded).unwrap_or(0).min(parallel),
+        Some(all) => {
+            let lost = i32::try_from(counted.lost.len()).unwrap_or(i32::MAX);
+            usize::try_from(all.saturating_sub(counted.succeeded).saturating_sub(lost))
+                .unwrap_or(0)
+                .min(parallel)
+        }
         None if counted.succeeded > 0 => active.len().min(parallel),
         None => parallel,
     };
     let indexed = is_indexed(spec);
     // Of an index there is one pod, and none when it is done.
-    let mut taken = counted.done.clone();
+    let mut taken: BTreeSet<i32> = counted.done.union(&counted.lost).copied().collect();
     let mut superfluous: Vec<&Arc<Pod>> = Vec::new();
     let mut useful: Vec<&Arc<Pod>> = Vec::new();
     for pod in active {
@@ -380,6 +435,9 @@ fn scale(
     let missing = if replaces_failed { missing.saturating_sub(terminating) } else { missing }.min(BURST);
     plan.create = if indexed {
         let free = (0..spec.completions.unwrap_or(0)).filter(|index| !taken.contains(index));
+        if spec.backoff_limit_per_index.is_some() {
+            plan.failures = policy::failures(spec, own);
+        }
         free.take(missing).map(Some).collect()
     } else {
         vec![None; missing]

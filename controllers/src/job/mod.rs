@@ -1,11 +1,13 @@
 //! Jobs: so many pods that succeed.
 //!
 //! Follows upstream's job controller, and its controller that removes finished jobs. Pods are counted exactly once, by a
-//! finalizer (`decide.rs` has the diagram). Jobs may be indexed; policies by exit code, index or success are not acted on.
+//! finalizer (`decide.rs` has the diagram). Jobs may be indexed; `policy.rs` has what they
+//! say themselves about failures and success.
 
 mod apply;
 mod decide;
 mod indexes;
+mod policy;
 #[cfg(test)]
 mod tests;
 

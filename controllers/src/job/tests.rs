@@ -7,6 +7,7 @@ use manifests::k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::decide::{INDEX, Observed, Plan, TRACKING, decide};
+use super::policy::FAILURES;
 
 fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().unwrap()
@@ -91,6 +92,10 @@ impl World {
             for gone in plan.drop.iter().chain(&plan.delete) {
                 for pod in self.pods.iter_mut().filter(|pod| pod.uid() == gone.uid) {
                     pod.metadata.deletion_timestamp = Some(manifests::time::time(self.now));
+                    if self.job.spec.as_ref().unwrap().pod_failure_policy.is_some() {
+                        // Rules look at pods that have ended: the node sees to it.
+                        pod.status.as_mut().unwrap().phase = Some("Failed".into());
+                    }
                 }
             }
             self.pods
@@ -98,9 +103,15 @@ impl World {
             for index in plan.create {
                 let name = format!("p{}", self.made);
                 self.made += 1;
-                self.pods.push(
-                    index.map_or_else(|| pod(&name, "Running"), |index| with_index(&name, "Running", index)),
-                );
+                let mut made =
+                    index.map_or_else(|| pod(&name, "Running"), |index| with_index(&name, "Running", index));
+                if let Some(count) = index.and_then(|index| plan.failures.get(&index)) {
+                    made.metadata
+                        .annotations
+                        .get_or_insert_default()
+                        .insert(FAILURES.into(), count.to_string());
+                }
+                self.pods.push(made);
             }
         }
         panic!("it never settles: {:?}", self.plan());
@@ -111,6 +122,19 @@ impl World {
         let old = self.pods[at].clone();
         self.pods[at] = pod(name, phase);
         self.pods[at].metadata = old.metadata;
+        self.settle()
+    }
+
+    /// Its container ends with a code that is none of success.
+    fn fails(&mut self, name: &str, code: i32) -> &mut Self {
+        let at = self.pods.iter().position(|pod| pod.name() == name).unwrap();
+        let old = self.pods[at].metadata.clone();
+        let mut failed = pod(name, "Failed");
+        failed.metadata = old;
+        let status = failed.status.as_mut().unwrap();
+        let container = &mut status.container_statuses.as_mut().unwrap()[0];
+        container.state.as_mut().unwrap().terminated.as_mut().unwrap().exit_code = code;
+        self.pods[at] = failed;
         self.settle()
     }
 
@@ -231,4 +255,63 @@ fn finished_jobs_go_after_their_time() {
     assert_eq!(plan.at, Some(now() + SignedDuration::from_secs(30)));
     world.now += SignedDuration::from_secs(30);
     assert!(world.plan().expire);
+}
+
+#[test]
+fn rules_about_failures() {
+    let rules = json!([
+        {"action": "FailJob", "onExitCodes": {"containerName": "c", "operator": "In", "values": [42]}},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [7]}},
+        {"action": "Count", "onExitCodes": {"operator": "NotIn", "values": [1]}},
+    ]);
+    let mut world = World::new(json!({"backoffLimit": 1, "podFailurePolicy": {"rules": rules}}));
+    // What is ignored is made again and not counted.
+    world.settle().fails("p0", 7).later(11).is(1, 0, 0, "");
+    world.fails("p1", 3).later(21).is(1, 0, 1, "");
+    world.fails("p2", 42).is(0, 0, 2, "FailureTarget=PodFailurePolicy Failed=PodFailurePolicy");
+    let status = world.job.status.as_ref().unwrap();
+    let message = status.conditions.as_ref().unwrap()[0].message.as_deref();
+    assert_eq!(
+        message,
+        Some("Container c for pod default/p2 failed with exit code 42 matching FailJob rule at index 0")
+    );
+}
+
+#[test]
+fn each_index_may_fail_so_often() {
+    let spec = json!({
+        "completions": 2, "parallelism": 2, "completionMode": "Indexed", "backoffLimit": i32::MAX, "backoffLimitPerIndex": 1,
+        "podFailurePolicy": {"rules": [{"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [9]}}]},
+    });
+    let mut world = World::new(spec.clone());
+    world.settle().fails("p0", 1).later(11).is(2, 0, 1, "");
+    world.fails("p2", 1).later(100).is(1, 0, 2, "");
+    let failed = |world: &World| world.job.status.as_ref().unwrap().failed_indexes.clone();
+    assert_eq!(failed(&world).as_deref(), Some("0"));
+    world.ends("p1", "Succeeded").is(0, 1, 2, "FailureTarget=FailedIndexes Failed=FailedIndexes");
+
+    let mut world = World::new(spec.clone());
+    world.settle().fails("p1", 9).later(100).is(1, 0, 1, "");
+    assert_eq!(failed(&world).as_deref(), Some("1"));
+    let mut world = World::new(spec);
+    world.job.spec.as_mut().unwrap().max_failed_indexes = Some(0);
+    world.settle().fails("p1", 9).is(
+        0,
+        0,
+        2,
+        "FailureTarget=MaxFailedIndexesExceeded Failed=MaxFailedIndexesExceeded",
+    );
+}
+
+#[test]
+fn rules_about_success() {
+    let rules = json!([{"succeededIndexes": "0,2-3", "succeededCount": 2}, {"succeededIndexes": "1"}]);
+    let spec = json!({"completions": 4, "parallelism": 4, "completionMode": "Indexed", "successPolicy": {"rules": rules}});
+    let met = "SuccessCriteriaMet=SuccessPolicy Complete=SuccessPolicy";
+    let mut world = World::new(spec.clone());
+    world.settle().ends("p3", "Succeeded").is(3, 1, 0, "");
+    world.ends("p0", "Succeeded").is(0, 2, 2, met);
+    let mut world = World::new(spec);
+    world.settle().ends("p1", "Succeeded").is(0, 1, 3, met);
 }

@@ -1,0 +1,159 @@
+//! DaemonSets, StatefulSets and CronJobs, driven by kubectl: rollouts, history, undo, scale.
+
+use tests::{Cluster, eventually};
+
+const DAEMON: &str = r#"
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: daemon}
+spec:
+  selector: {matchLabels: {app: daemon}}
+  template:
+    metadata: {labels: {app: daemon}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: main, image: coracle.example/busybox:1, command: [sleep, "100000"]}]
+"#;
+
+const STATEFUL: &str = r#"
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: web}
+spec:
+  replicas: 3
+  serviceName: web
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: main
+        image: coracle.example/busybox:1
+        command: [sh, -c, 'test $(hostname) = $NAME && exec sleep 100000']
+        env: [{name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+"#;
+
+const CRON: &str = r#"
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: often}
+spec:
+  schedule: "@every 1s"
+  concurrencyPolicy: Forbid
+  successfulJobsHistoryLimit: 2
+  jobTemplate:
+    spec:
+      template:
+        spec:
+          restartPolicy: Never
+          terminationGracePeriodSeconds: 0
+          containers: [{name: main, image: coracle.example/busybox:1, command: ["true"]}]
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: paused}
+spec:
+  schedule: "0 0 29 2 *"
+  suspend: true
+  jobTemplate:
+    spec:
+      template:
+        spec:
+          restartPolicy: Never
+          containers: [{name: main, image: coracle.example/busybox:1, command: ["true"]}]
+"#;
+
+fn value(cluster: &Cluster, what: &str, path: &str) -> String {
+    cluster.kubectl(["get", what, "-o", &format!("jsonpath={path}")]).ok()
+}
+
+fn becomes(cluster: &Cluster, what: &str, path: &str, expected: &str) {
+    eventually(&format!("{what} becomes {expected}"), || {
+        let now = value(cluster, what, path);
+        if now == expected { Ok(()) } else { Err(now) }
+    });
+}
+
+#[test]
+fn daemon_sets_roll_out_and_back() {
+    let cluster = Cluster::up();
+    cluster.apply(DAEMON).ok();
+    cluster.kubectl(["rollout", "status", "ds/daemon", "--timeout=60s"]).ok();
+    let shown = cluster.kubectl(["get", "ds", "daemon", "--no-headers"]).ok();
+    let cells: Vec<&str> = shown.split_whitespace().collect();
+    assert_eq!(cells[..6], ["daemon", "1", "1", "1", "1", "1"], "{shown}");
+    cluster.kubectl(["set", "env", "ds/daemon", "A=1"]).ok();
+    cluster.kubectl(["rollout", "status", "ds/daemon", "--timeout=60s"]).ok();
+    let history = cluster.kubectl(["rollout", "history", "ds/daemon"]).ok();
+    assert_eq!(history.lines().filter(|line| line.starts_with(char::is_numeric)).count(), 2, "{history}");
+    let env = "{.items[*].spec.containers[0].env[*].name}";
+    assert_eq!(value(&cluster, "pods", env), "A");
+    cluster.kubectl(["rollout", "undo", "ds/daemon"]).ok();
+    cluster.kubectl(["rollout", "status", "ds/daemon", "--timeout=60s"]).ok();
+    becomes(&cluster, "pods", env, "");
+    // A node that nobody may be on loses its daemon, and has it again.
+    let node = value(&cluster, "nodes", "{.items[0].metadata.name}");
+    cluster.kubectl(["taint", "node", &node, "mine=1:NoExecute"]).ok();
+    becomes(&cluster, "ds/daemon", "{.status.desiredNumberScheduled}", "0");
+    becomes(&cluster, "pods", "{.items[*].metadata.name}", "");
+    cluster.kubectl(["taint", "node", &node, "mine-"]).ok();
+    cluster.kubectl(["rollout", "status", "ds/daemon", "--timeout=60s"]).ok();
+    becomes(&cluster, "ds/daemon", "{.status.numberReady}", "1");
+    cluster.kubectl(["delete", "ds", "daemon", "--timeout=60s"]).ok();
+    becomes(&cluster, "pods", "{.items[*].metadata.name}", "");
+    becomes(&cluster, "controllerrevisions", "{.items[*].metadata.name}", "");
+}
+
+#[test]
+fn stateful_sets_go_in_order() {
+    let cluster = Cluster::up();
+    cluster.apply(STATEFUL).ok();
+    cluster.kubectl(["rollout", "status", "sts/web", "--timeout=60s"]).ok();
+    let made = "{range .items[*]}{.metadata.name} {end}";
+    let sorted = ["get", "pods", "--sort-by=.metadata.creationTimestamp", "-o"];
+    let [get, pods, by, o] = sorted;
+    let order = cluster.kubectl([get, pods, by, o, &format!("jsonpath={made}")]).ok();
+    let mut names: Vec<&str> = order.split_whitespace().collect();
+    names.sort_unstable();
+    assert_eq!(names, ["web-0", "web-1", "web-2"]);
+    cluster.kubectl(["set", "env", "sts/web", "A=1"]).ok();
+    cluster.kubectl(["rollout", "status", "sts/web", "--timeout=90s"]).ok();
+    let env = "{.items[*].spec.containers[0].env[?(@.name==\"A\")].value}";
+    assert_eq!(value(&cluster, "pods", env), "1 1 1");
+    cluster.kubectl(["rollout", "undo", "sts/web"]).ok();
+    cluster.kubectl(["rollout", "status", "sts/web", "--timeout=90s"]).ok();
+    becomes(&cluster, "pods", env, "");
+    becomes(&cluster, "sts/web", "{.status.readyReplicas}/{.status.updatedReplicas}", "3/3");
+    cluster.kubectl(["scale", "sts/web", "--replicas=1"]).ok();
+    becomes(&cluster, "pods", made, "web-0 ");
+    let shown = cluster.kubectl(["get", "sts", "web", "--no-headers"]).ok();
+    assert_eq!(shown.split_whitespace().nth(1), Some("1/1"), "{shown}");
+    cluster.kubectl(["delete", "sts", "web", "--timeout=60s"]).ok();
+    becomes(&cluster, "pods", made, "");
+}
+
+#[test]
+fn cron_jobs_run_by_the_clock() {
+    let cluster = Cluster::up();
+    cluster.apply(CRON).ok();
+    eventually("a job of the schedule succeeds", || {
+        let last = value(&cluster, "cj/often", "{.status.lastSuccessfulTime}");
+        if last.is_empty() { Err(value(&cluster, "jobs", "{.items[*].metadata.name}")) } else { Ok(()) }
+    });
+    cluster.kubectl(["patch", "cj", "often", "-p", r#"{"spec":{"suspend":true}}"#]).ok();
+    cluster.kubectl(["create", "job", "now", "--from=cronjob/paused"]).ok();
+    cluster.kubectl(["wait", "job/now", "--for=condition=Complete", "--timeout=60s"]).ok();
+    assert_eq!(value(&cluster, "cj/paused", "{.status.lastScheduleTime}"), "");
+    eventually("old jobs are collected", || {
+        let active = value(&cluster, "cj/often", "{.status.active}");
+        let jobs = cluster.kubectl(["get", "jobs", "-o", "name"]).ok();
+        let count = jobs.lines().filter(|name| name.contains("often")).count();
+        if active.is_empty() && (1..=2).contains(&count) { Ok(()) } else { Err(format!("{active} {jobs}")) }
+    });
+    cluster.kubectl(["delete", "cj", "--all", "--timeout=60s"]).ok();
+    eventually("its jobs go with it", || {
+        let jobs = cluster.kubectl(["get", "jobs", "-o", "name"]).ok();
+        if jobs.contains("often") { Err(jobs) } else { Ok(()) }
+    });
+}
