@@ -284,7 +284,8 @@ impl ApiServer {
             return self.proxy(&path, parts, body).await;
         }
         let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
-        let mut output = accept::negotiate(accept)?;
+        let negotiate = if row.kind.is_stored() { accept::negotiate } else { accept::negotiate_whole };
+        let mut output = negotiate(accept)?;
         output.pretty |= params.flag("pretty")? == Some(true);
         IncludeObject::parse(params.get("includeObject").unwrap_or_default())
             .map_err(ApiError::bad_request)?;

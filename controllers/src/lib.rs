@@ -12,6 +12,7 @@ mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoint_slice;
+mod endpoint_slice_mirroring;
 mod endpoints;
 mod garbage_collector;
 mod history;
@@ -24,6 +25,7 @@ mod pod_gc;
 mod pod_state;
 mod pod_sync;
 mod replica_set;
+mod replication_controller;
 mod root_ca;
 mod service_account;
 mod service_pods;
@@ -86,6 +88,7 @@ async fn hold_the_helm(
     deployment::start(&context, &mut group);
     disruption::start(&context, &mut group);
     endpoint_slice::start(&context, &mut group);
+    endpoint_slice_mirroring::start(&context, &mut group);
     endpoints::start(&context, &mut group);
     garbage_collector::start(&context, &mut group);
     job::start(&context, &mut group);
@@ -96,6 +99,7 @@ async fn hold_the_helm(
     node_lifecycle::start(&context, &mut group);
     pod_gc::start(&context, &mut group);
     replica_set::start(&context, &mut group);
+    replication_controller::start(&context, &mut group);
     if let Some(ca) = options.root_ca.clone() {
         root_ca::start(&context, ca, &mut group);
     }

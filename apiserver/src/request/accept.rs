@@ -47,6 +47,15 @@ const SUPPORTED: [&str; 2] = ["application/json", "application/yaml"];
 
 /// Picks the form of an answer.
 pub(crate) fn negotiate(accept: Option<&str>) -> Result<Output, ApiError> {
+    pick(accept, |_| true)
+}
+
+/// The same for an answer that is no object of the cluster: it has no rows, and no metadata to show alone.
+pub(crate) fn negotiate_whole(accept: Option<&str>) -> Result<Output, ApiError> {
+    pick(accept, |output| output.shape == Shape::Whole)
+}
+
+fn pick(accept: Option<&str>, fits: fn(&Output) -> bool) -> Result<Output, ApiError> {
     let accept = accept.unwrap_or_default();
     if accept.trim().is_empty() {
         return Ok(Output::default());
@@ -55,7 +64,8 @@ pub(crate) fn negotiate(accept: Option<&str>) -> Result<Output, ApiError> {
         accept.split(',').map(clause).filter(|(quality, _)| *quality > 0.0).collect();
     // Stable: among equals the first wins.
     clauses.sort_by(|a, b| b.0.total_cmp(&a.0));
-    clauses.iter().find_map(|(_, clause)| clause.output()).ok_or_else(|| ApiError::not_acceptable(&SUPPORTED))
+    let mut outputs = clauses.iter().filter_map(|(_, clause)| clause.output());
+    outputs.find(fits).ok_or_else(|| ApiError::not_acceptable(&SUPPORTED))
 }
 
 #[derive(Debug, Default)]

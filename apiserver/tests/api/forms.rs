@@ -157,3 +157,17 @@ async fn documents_are_kept_by_their_tags() {
     answer(get_as(&cluster, "/openapi/v3/api/v1", protobuf).await).await.refused(406, "NotAcceptable");
     cluster.get("/openapi/v3/apis/none/v1").await.refused(404, "NotFound");
 }
+
+#[tokio::test]
+async fn answers_that_are_no_objects_have_no_rows() {
+    let cluster = Cluster::start().await;
+    let review = |accept: &'static str| {
+        let body = json!({"spec": {"nonResourceAttributes": {"path": "/x", "verb": "get"}}}).to_string();
+        let request = Request::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews");
+        let request = request.header("content-type", "application/json").header("accept", accept);
+        cluster.send(request.body(Body::from(bytes::Bytes::from(body))).unwrap())
+    };
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    answer(review(table).await).await.refused(406, "NotAcceptable");
+    assert_eq!(answer(review(TABLE).await).await.expect(201)["kind"], "SelfSubjectAccessReview");
+}

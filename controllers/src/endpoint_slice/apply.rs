@@ -5,7 +5,7 @@ use manifests::k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::decide::Action;
 
-pub(super) async fn apply(client: &Client, key: ObjectKey, plan: Vec<Action>) -> Result<Next, Error> {
+pub(crate) async fn apply(client: &Client, key: ObjectKey, plan: Vec<Action>) -> Result<Next, Error> {
     let api = client.namespaced::<EndpointSlice>(&key.namespace);
     for action in plan {
         match action {

@@ -13,12 +13,12 @@ use super::SERVICE_NAME;
 use crate::pod_state;
 use crate::service_pods::{self, Port};
 
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// As upstream: larger slices make every change of one endpoint expensive.
-const MAX_ENDPOINTS: usize = 100;
+pub(crate) const MAX_ENDPOINTS: usize = 100;
 
 /// One snapshot of everything that the decision needs.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ pub(super) struct Observed {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Action {
+pub(crate) enum Action {
     Create(EndpointSlice),
     Update(EndpointSlice),
     Delete { name: String, uid: String },
@@ -68,10 +68,14 @@ pub(super) fn observe(
 }
 
 pub(super) fn decide(observed: &Observed) -> Vec<Action> {
-    let wanted = wanted(observed);
+    changes(&observed.slices, &wanted(observed))
+}
+
+/// What makes the slices that are there those that are wanted, by their names.
+pub(crate) fn changes(there: &[Arc<EndpointSlice>], wanted: &[EndpointSlice]) -> Vec<Action> {
     let mut actions = Vec::new();
-    for slice in &wanted {
-        match observed.slices.iter().find(|have| have.metadata.name == slice.metadata.name) {
+    for slice in wanted {
+        match there.iter().find(|have| have.metadata.name == slice.metadata.name) {
             None => actions.push(Action::Create(slice.clone())),
             Some(have) if same(have, slice) => {}
             Some(have) => {
@@ -82,7 +86,7 @@ pub(super) fn decide(observed: &Observed) -> Vec<Action> {
             }
         }
     }
-    for have in &observed.slices {
+    for have in there {
         if !wanted.iter().any(|slice| slice.metadata.name == have.metadata.name) {
             actions.push(Action::Delete { name: have.name().to_owned(), uid: have.uid().to_owned() });
         }

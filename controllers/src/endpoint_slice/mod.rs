@@ -4,8 +4,8 @@
 //! that a stale cache can never make a second one of it. Reasons and labels are those of the upstream controller
 //! (`endpointslice-controller.k8s.io`).
 
-mod apply;
-mod decide;
+pub(crate) mod apply;
+pub(crate) mod decide;
 #[cfg(test)]
 mod tests;
 

@@ -2,20 +2,28 @@
 
 use client::{Client, Error, ErrorChain, EventRecorder, Object};
 use futures_util::future::join_all;
-use manifests::k8s_openapi::api::apps::v1::ReplicaSet;
-use manifests::k8s_openapi::api::core::v1::Pod;
+use manifests::k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use manifests::k8s_openapi::{Metadata, NamespaceResourceScope, Resource};
 
 use super::decide::Action;
 use super::status::Failure;
 use crate::ownership::{Ref, adopt, controller_reference, release};
 use crate::pod_sync::PodSync;
 
+/// Whose pods they are: a ReplicaSet, or what came before it.
+pub(crate) trait Owner:
+    Object + Metadata<Ty = ObjectMeta> + Resource<Scope = NamespaceResourceScope>
+{
+}
+
+impl<O: Object + Metadata<Ty = ObjectMeta> + Resource<Scope = NamespaceResourceScope>> Owner for O {}
+
 /// What an attempt came to.
 #[derive(Debug)]
-pub(super) struct Failed {
-    pub(super) failure: Failure,
-    pub(super) error: Error,
+pub(crate) struct Failed {
+    pub(crate) failure: Failure,
+    pub(crate) error: Error,
 }
 
 impl Failed {
@@ -24,34 +32,44 @@ impl Failed {
     }
 }
 
-pub(super) struct Hands<'a> {
-    pub(super) client: &'a Client,
-    pub(super) pods: PodSync<'a>,
-    pub(super) events: &'a EventRecorder,
+pub(crate) struct Hands<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) pods: PodSync<'a>,
+    pub(crate) events: &'a EventRecorder,
 }
 
 impl Hands<'_> {
-    pub(super) async fn apply(&self, owner: &ReplicaSet, actions: &[Action]) -> Result<(), Failed> {
+    pub(crate) async fn apply<O: Owner>(
+        &self,
+        owner: &O,
+        template: Option<&PodTemplateSpec>,
+        actions: &[Action],
+    ) -> Result<(), Failed> {
         for action in actions {
             match action {
                 Action::Adopt(pod) => adopt::<Pod, _>(self.client, owner, pod).await.map_err(not_counted)?,
                 Action::Release(pod) => {
                     release::<Pod>(self.client, owner.uid(), pod).await.map_err(not_counted)?;
                 }
-                Action::Create(count) => self.create(owner, *count).await?,
+                Action::Create(count) => self.create(owner, template, *count).await?,
                 Action::Delete(pods) => self.delete(owner, pods).await?,
             }
         }
         Ok(())
     }
 
-    async fn create(&self, owner: &ReplicaSet, count: usize) -> Result<(), Failed> {
-        let pod = pod_of(owner);
+    async fn create<O: Owner>(
+        &self,
+        owner: &O,
+        template: Option<&PodTemplateSpec>,
+        count: usize,
+    ) -> Result<(), Failed> {
+        let pod = pod_of(owner, template);
         let created = self.pods.create(owner, self.events, count, |_| pod.clone()).await;
         created.map_err(|error| Failed::new("FailedCreate", error))
     }
 
-    async fn delete(&self, owner: &ReplicaSet, pods: &[Ref]) -> Result<(), Failed> {
+    async fn delete<O: Owner>(&self, owner: &O, pods: &[Ref]) -> Result<(), Failed> {
         let deleted = join_all(pods.iter().map(|pod| async move {
             let api = self.client.namespaced::<Pod>(&pod.key.namespace);
             match api.delete(&pod.key.name, &pod.delete_params()).await {
@@ -91,13 +109,13 @@ fn not_counted(error: Error) -> Failed {
 }
 
 /// A new pod from the template.
-fn pod_of(owner: &ReplicaSet) -> Pod {
-    let template = owner.spec.template.clone().unwrap_or_default();
+fn pod_of<O: Owner>(owner: &O, template: Option<&PodTemplateSpec>) -> Pod {
+    let template = template.cloned().unwrap_or_default();
     let meta = template.metadata.unwrap_or_default();
     Pod {
         metadata: ObjectMeta {
             generate_name: Some(format!("{}-", owner.name())),
-            namespace: owner.metadata.namespace.clone(),
+            namespace: owner.meta().namespace.clone(),
             labels: meta.labels,
             annotations: meta.annotations,
             finalizers: meta.finalizers,

@@ -18,7 +18,7 @@ const BURST: usize = 500;
 
 /// One step towards the wanted number of pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Action {
+pub(crate) enum Action {
     /// Become the pod's controller.
     Adopt(Ref),
     /// Be the pod's controller no longer.
@@ -31,14 +31,14 @@ pub(super) enum Action {
 
 /// What to do, and what is then counted.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Plan {
-    pub(super) actions: Vec<Action>,
+pub(crate) struct Plan {
+    pub(crate) actions: Vec<Action>,
     /// The pods that are its own, whatever their state.
-    pub(super) own: Vec<Arc<Pod>>,
-    pub(super) next: Next,
+    pub(crate) own: Vec<Arc<Pod>>,
+    pub(crate) next: Next,
 }
 
-pub(super) fn decide(observed: &Observed, now: Timestamp) -> Plan {
+pub(crate) fn decide(observed: &Observed, now: Timestamp) -> Plan {
     let replica_set = &observed.replica_set;
     let spec = &replica_set.spec;
     // A selector that cannot be read selects nothing; validation refuses it.

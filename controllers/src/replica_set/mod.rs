@@ -3,11 +3,11 @@
 //! Pods are the ReplicaSet's by controller reference; matching pods without a controller are adopted, own
 //! pods that match no longer are released. Which pods go first is upstream's ranking (`rank.rs`).
 
-mod apply;
-mod decide;
-mod observe;
+pub(crate) mod apply;
+pub(crate) mod decide;
+pub(crate) mod observe;
 mod rank;
-mod status;
+pub(crate) mod status;
 #[cfg(test)]
 mod tests;
 
@@ -78,7 +78,7 @@ impl Controller {
         let plan = decide::decide(&observed, Timestamp::now());
         let pods = PodSync { client: &self.client, pods: &self.pods };
         let hands = Hands { client: &self.client, pods, events: &self.events };
-        let outcome = hands.apply(owner, &plan.actions).await;
+        let outcome = hands.apply(&**owner, owner.spec.template.as_ref(), &plan.actions).await;
 
         let failure = outcome.as_ref().err().map(|failed| &failed.failure);
         let status = status::status(owner, &plan.own, failure, Timestamp::now());

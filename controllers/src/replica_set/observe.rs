@@ -12,15 +12,15 @@ use crate::pod_state;
 
 /// Everything that the decision needs.
 #[derive(Debug, Clone)]
-pub(super) struct Observed {
-    pub(super) replica_set: Arc<ReplicaSet>,
+pub(crate) struct Observed {
+    pub(crate) replica_set: Arc<ReplicaSet>,
     /// Pods whose controller it is, and pods of the namespace without a controller.
-    pub(super) pods: Vec<Arc<Pod>>,
+    pub(crate) pods: Vec<Arc<Pod>>,
     /// Active pods of all ReplicaSets with the same controller, by node.
-    pub(super) related: BTreeMap<String, usize>,
+    pub(crate) related: BTreeMap<String, usize>,
 }
 
-pub(super) fn observe(
+pub(crate) fn observe(
     key: &ObjectKey,
     replica_sets: &Cache<ReplicaSet>,
     pods: &Cache<Pod>,

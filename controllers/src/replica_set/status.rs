@@ -14,14 +14,14 @@ const REPLICA_FAILURE: &str = "ReplicaFailure";
 
 /// Why pods could not be made or removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// `FailedCreate` or `FailedDelete`.
-    pub(super) reason: &'static str,
-    pub(super) message: String,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
 }
 
 /// The status as it should be. Equal to the present one if there is nothing to write.
-pub(super) fn status(
+pub(crate) fn status(
     replica_set: &ReplicaSet,
     own: &[Arc<Pod>],
     failure: Option<&Failure>,
