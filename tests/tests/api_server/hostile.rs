@@ -279,7 +279,8 @@ async fn resets_pings_and_settings_without_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_requests_than_places() {
     let mut server = Server::start(&[]);
-    let client = server.ready().await;
+    // How long they wait for their turn on a busy machine is not the question.
+    let client = server.ready().await.with_deadline(Duration::from_secs(120));
     let before = memory(&server);
     let maps: Api<ConfigMap> = client.namespaced("default");
     let mut asking = tokio::task::JoinSet::new();
