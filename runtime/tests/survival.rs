@@ -117,6 +117,65 @@ async fn a_new_caller_finds_everything() {
     bench.finish();
 }
 
+/// The keepers' program as another build of it: a file of its own, with other bytes.
+fn build(bench: &Bench, name: &str) -> PathBuf {
+    let path = bench.path(name);
+    fs::copy(env!("CARGO_BIN_EXE_runtime-keeper"), &path).unwrap();
+    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut file, name.as_bytes()).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_new_version_takes_over_without_a_restart() {
+    need_root!();
+    let bench = Bench::new();
+    let this = build(&bench, "keeper-1");
+    let runtime = bench.reopened_with(&this);
+    let old = runtime.create_sandbox(bench.sandbox_spec("old")).await.unwrap();
+    let script = "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.01; done";
+    let runs = old.start(bench.shell("runs", script)).await.unwrap();
+    old.start(bench.shell("waits", "until [ -e /end ]; do sleep 0.01; done; exit 9")).await.unwrap();
+    let keeper = old.keeper_pid().unwrap();
+    let program = |pid: Option<u32>| fs::read_link(format!("/proc/{}/exe", pid.unwrap())).unwrap();
+    assert!(program(Some(keeper)).ends_with("keeper-1"), "{:?}", program(Some(keeper)));
+
+    // As after an upgrade: the caller has ended, the file is gone, and another caller comes with another file.
+    drop((old, runtime));
+    fs::remove_file(&this).unwrap();
+    let runtime = bench.reopened_with(&build(&bench, "keeper-2"));
+    let sandboxes = runtime.sandboxes().await;
+    let old = sandboxes.iter().find(|one| one.id() == "old").expect("the old one's sandbox");
+    assert_eq!((old.state(), old.keeper_pid()), (SandboxState::Ready, Some(keeper)));
+    let listed = old.containers().await.unwrap();
+    let still = listed.iter().find(|one| one.id == "runs").unwrap();
+    assert_eq!(still.pid, runs.pid, "nor was its container");
+    assert!(matches!(still.status, ContainerStatus::Running { .. }), "{still:?}");
+
+    // Logs go on without a gap, processes can be run, exits come with their codes.
+    let seen = bench.output("runs").lines().count();
+    eventually("the log goes on", || bench.output("runs").lines().count() > seen + 20).await;
+    let numbered = bench.output("runs");
+    let without_gap = numbered.lines().enumerate().all(|(number, line)| line == format!("line {number}"));
+    assert!(without_gap, "{numbered}");
+    let spec = ExecSpec { argv: vec!["/bin/sh".into(), "-c".into(), "exit 6".into()], ..ExecSpec::default() };
+    assert_eq!(old.exec("runs", spec).await.unwrap().wait().await.unwrap(), 6);
+    let spec = ExecSpec { argv: vec!["touch".into(), "/end".into()], ..ExecSpec::default() };
+    old.exec("waits", spec).await.unwrap();
+    assert_eq!(old.wait("waits").await.unwrap().code, 9);
+    // A container more in the old sandbox, by the old keeper; a new sandbox, by a new one.
+    old.start(bench.shell("more", "exit 4")).await.unwrap();
+    assert_eq!(old.wait("more").await.unwrap().code, 4);
+    let new = runtime.create_sandbox(bench.sandbox_spec("new")).await.unwrap();
+    new.start(bench.shell("fresh", "exit 3")).await.unwrap();
+    assert_eq!(new.wait("fresh").await.unwrap().code, 3);
+    assert!(program(new.keeper_pid()).ends_with("keeper-2"), "{:?}", program(new.keeper_pid()));
+    assert_eq!(old.containers().await.unwrap().iter().find(|one| one.id == "runs").unwrap().pid, runs.pid);
+    new.remove().await.unwrap();
+    old.remove().await.unwrap();
+    bench.finish();
+}
+
 #[tokio::test]
 async fn a_killed_caller_is_not_missed() {
     need_root!();

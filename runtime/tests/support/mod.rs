@@ -67,12 +67,16 @@ impl Bench {
     }
 
     fn open(dir: &Path, parent: &str) -> Arc<Runtime> {
+        Self::open_with(dir, parent, Path::new(env!("CARGO_BIN_EXE_runtime-keeper")))
+    }
+
+    fn open_with(dir: &Path, parent: &str, keeper: &Path) -> Arc<Runtime> {
         Runtime::open(Config {
             run_dir: dir.join("run"),
             state_dir: dir.join("state"),
             cgroup_parent: parent.to_owned(),
             // The second word is for those who look for its processes.
-            keeper_argv: vec![env!("CARGO_BIN_EXE_runtime-keeper").into(), dir.join("run").into()],
+            keeper_argv: vec![keeper.into(), dir.join("run").into()],
         })
         .unwrap()
     }
@@ -80,6 +84,11 @@ impl Bench {
     /// The same runtime as a restarted caller has it.
     pub fn reopened(&self) -> Arc<Runtime> {
         Self::open(self.dir.path(), &self.parent)
+    }
+
+    /// The same with another program for keepers.
+    pub fn reopened_with(&self, keeper: &Path) -> Arc<Runtime> {
+        Self::open_with(self.dir.path(), &self.parent, keeper)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
