@@ -48,6 +48,20 @@ impl Guest {
         self.libraries_of(source).file(path, source)
     }
 
+    /// Has the guest load modules of its kernel beside those that every guest has, in this order.
+    ///
+    /// # Panics
+    /// When the kernel has no such module.
+    pub fn modules(mut self, names: &[&str]) -> Self {
+        let kernel = vm::kernel::at(&guest_kernel()).expect("a kernel");
+        let tree = kernel.modules.expect("a kernel with modules");
+        for (number, name) in names.iter().enumerate() {
+            let source = find(&tree, &format!("{name}.ko")).unwrap_or_else(|| panic!("no module {name}"));
+            self.extras.push(Extra { path: format!("/lib/modules/9{number:02}-{name}.ko"), source });
+        }
+        self
+    }
+
     fn libraries_of(mut self, program: &Path) -> Self {
         for library in libraries(program) {
             if !self.extras.iter().any(|extra| extra.path == library) {
@@ -121,6 +135,21 @@ pub fn guest_kernel() -> PathBuf {
     let output = Command::new(script).arg("path").output().expect("hack/guest-kernel runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
+}
+
+/// A file with this name below a directory.
+fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(directory).ok()?.flatten();
+    let mut directories = Vec::new();
+    for entry in entries {
+        if entry.file_name() == name {
+            return Some(entry.path());
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            directories.push(entry.path());
+        }
+    }
+    directories.iter().find_map(|directory| find(directory, name))
 }
 
 /// The shared libraries of a program, the loader included; none of a static one.

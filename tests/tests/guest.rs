@@ -148,6 +148,43 @@ cat /profile >/sys/kernel/security/apparmor/.load
 exec /tests --test-threads=2 --skip engines:: --skip trace:: --skip ids_of_a_mount_can_be_mapped --skip may_have_its_ids_mapped
 "#;
 
+/// Checkpoint and restore, with the CRIU and the kernel of one Debian release; newer kernels are too new for it.
+const CRIU: &str = r#"
+export PATH=/usr/sbin:/usr/bin:/bin CORACLE_BIN=/init RUST_BACKTRACE=0 CORACLE_TEST_CRIU=1
+/bin/busybox --install -s /bin
+mkdir -p /tmp /run
+chmod 1777 /tmp
+rm -f /bin/tar /bin/gzip
+criu check || exit 1
+exec /tests --test-threads=1 checkpoint::
+"#;
+
+#[test]
+fn a_containers_state_is_kept_and_restored() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("criu.sh");
+    std::fs::write(&script, CRIU).unwrap();
+    let mut guest = Guest::new().modules(&[
+        "unix_diag",
+        "inet_diag",
+        "tcp_diag",
+        "udp_diag",
+        "raw_diag",
+        "af_packet_diag",
+        "netlink_diag",
+    ]);
+    // With tar it keeps file systems in memory.
+    for program in ["/usr/sbin/criu", "/usr/bin/tar", "/usr/bin/gzip"] {
+        guest = guest.program(program, Path::new(program));
+    }
+    let ran = guest
+        .program("/tests", &built("tests", "oci")("oci"))
+        .file("/criu.sh", script)
+        .run(&["/bin/sh", "/criu.sh"], PATIENCE);
+    assert_eq!(ran.status, 0, "{}", ran.console);
+    assert!(ran.console.contains("test result: ok. 4 passed"), "{}", ran.console);
+}
+
 /// A profile that lets everything happen but writing to one directory.
 const PROFILE: &str = "abi <abi/3.0>,
 profile coracle-test flags=(attach_disconnected, mediate_deleted) {

@@ -38,9 +38,9 @@ pub(crate) struct OciCli {
     #[arg(long, value_name = "true|false|auto", hide = true)]
     pub(super) rootless: Option<String>,
 
-    /// Accepted as runc does
-    #[arg(long, value_name = "PATH", hide = true)]
-    pub(super) criu: Option<PathBuf>,
+    /// The criu program that checkpoint and restore use
+    #[arg(long, value_name = "PATH", default_value = "criu")]
+    pub(super) criu: PathBuf,
 
     /// Print the version
     #[arg(short = 'v', short_alias = 'V', long, action = clap::ArgAction::Version)]
@@ -150,18 +150,10 @@ pub(super) enum Command {
     },
     /// Show what this runtime can do
     Features,
-    /// Not supported
-    #[command(hide = true)]
-    Checkpoint {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        _arguments: Vec<String>,
-    },
-    /// Not supported
-    #[command(hide = true)]
-    Restore {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        _arguments: Vec<String>,
-    },
+    /// Keep a running container's whole state on disk, by CRIU
+    Checkpoint(Box<CheckpointArgs>),
+    /// Go on from a state that was kept
+    Restore(Box<RestoreArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -208,6 +200,118 @@ pub(super) struct ContainerArgs {
 
     #[arg(value_name = "CONTAINER")]
     pub(super) id: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum CgroupsMode {
+    Soft,
+    Full,
+    Strict,
+    Ignore,
+}
+
+/// Namespaces that may be made empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum EmptyNamespace {
+    Network,
+}
+
+/// What checkpoint and restore have in common.
+#[derive(Debug, Args)]
+pub(super) struct CriuArgs {
+    /// Directory of the images (default: ./checkpoint)
+    #[arg(long, value_name = "DIR")]
+    pub(super) image_path: Option<PathBuf>,
+
+    /// Directory for criu's log
+    #[arg(long, value_name = "DIR")]
+    pub(super) work_path: Option<PathBuf>,
+
+    /// Keep established TCP connections
+    #[arg(long)]
+    pub(super) tcp_established: bool,
+
+    /// Allow unix sockets whose other end is outside
+    #[arg(long)]
+    pub(super) ext_unix_sk: bool,
+
+    /// Allow a terminal of somebody else's
+    #[arg(long)]
+    pub(super) shell_job: bool,
+
+    /// Keep locks of files
+    #[arg(long)]
+    pub(super) file_locks: bool,
+
+    /// What to do with cgroups that the container has made
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = CgroupsMode::Soft)]
+    pub(super) manage_cgroups_mode: CgroupsMode,
+
+    /// Make a namespace anew, without what was in it
+    #[arg(long, value_enum, value_name = "NAMESPACE")]
+    pub(super) empty_ns: Vec<EmptyNamespace>,
+
+    /// Drop from older images what newer ones have
+    #[arg(long)]
+    pub(super) auto_dedup: bool,
+
+    /// Bring memory back when it is used
+    #[arg(long)]
+    pub(super) lazy_pages: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckpointArgs {
+    #[command(flatten)]
+    pub(super) criu: CriuArgs,
+
+    /// Images of an earlier --pre-dump, relative to the image directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) parent_path: Option<PathBuf>,
+
+    /// Let the container go on
+    #[arg(long)]
+    pub(super) leave_running: bool,
+
+    /// Give up TCP connections that are being made
+    #[arg(long)]
+    pub(super) tcp_skip_in_flight: bool,
+
+    /// Allow unlinked files to be linked for a moment
+    #[arg(long)]
+    pub(super) link_remap: bool,
+
+    /// Descriptor to write a zero byte to when lazy pages can be had
+    #[arg(long, value_name = "FD")]
+    pub(super) status_fd: Option<u32>,
+
+    /// Send memory to this server
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) page_server: Option<String>,
+
+    /// Keep memory only, and let the container go on
+    #[arg(long)]
+    pub(super) pre_dump: bool,
+
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RestoreArgs {
+    #[command(flatten)]
+    pub(super) criu: CriuArgs,
+
+    /// Profile in place of the one that it had
+    #[arg(long, value_name = "TYPE:NAME")]
+    pub(super) lsm_profile: Option<String>,
+
+    /// Context of mounts in place of theirs
+    #[arg(long, value_name = "CONTEXT")]
+    pub(super) lsm_mount_context: Option<String>,
+
+    #[command(flatten)]
+    pub(super) container: ContainerArgs,
 }
 
 #[derive(Debug, Args)]

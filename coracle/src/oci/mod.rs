@@ -4,6 +4,7 @@
 //! that starts, does one thing and ends, often many times a second: no async runtime, no threads, and of the
 //! whole program nothing else is set up.
 
+mod checkpoint;
 mod flags;
 mod log;
 mod show;
@@ -17,10 +18,10 @@ use anyhow::Context;
 use clap::Parser;
 use runtime::Signal;
 use runtime::oci::{
-    self, Attended, Console, CreateOptions, Engine, ExecOptions, OciError, Overrides, Process,
+    self, Attended, Console, CreateOptions, Created, Engine, ExecOptions, OciError, Overrides, Process,
 };
 
-use self::flags::{Command, ContainerArgs, ExecArgs, OciCli};
+use self::flags::{Command, ContainerArgs, ExecArgs, OciCli, RestoreArgs};
 use self::log::Log;
 
 /// What an `exec` that could not be done ends with; a program's own code is below.
@@ -46,6 +47,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     // Before anything is opened: what our caller has left open is not for containers, nor for us.
     let preserved = match &cli.command {
         Command::Create(args) | Command::Run(args) => Some(args.preserve_fds),
+        Command::Restore(args) => Some(args.container.preserve_fds),
         Command::Exec(args) => Some(args.preserve_fds),
         _ => None,
     };
@@ -119,9 +121,10 @@ fn run(cli: OciCli, process: Option<ProcessFile>, log: &Log) -> anyhow::Result<u
         Command::List { format, quiet } => show::list(&engine.list()?, format, quiet)?,
         Command::Spec { bundle, rootless } => show::spec(bundle, rootless)?,
         Command::Features => show::json(&oci::features())?,
-        Command::Checkpoint { .. } | Command::Restore { .. } => {
-            anyhow::bail!("checkpoint and restore are not supported");
+        Command::Checkpoint(args) => {
+            log.warnings(&engine.checkpoint(&args.id, &checkpoint::options(&args, cli.criu)?)?);
         }
+        Command::Restore(args) => return restore(&engine, &args, cli.criu, log),
     }
     Ok(0)
 }
@@ -151,6 +154,32 @@ fn options(args: &ContainerArgs, detached: bool, log: &Log) -> CreateOptions {
     }
 }
 
+/// `restore`: as `run`, from a state that was kept.
+fn restore(engine: &Engine, args: &RestoreArgs, criu: PathBuf, log: &Log) -> anyhow::Result<u8> {
+    let container = &args.container;
+    let attended = if container.detach { None } else { Some(oci::forward_signals()?) };
+    let created = options(container, container.detach, log);
+    let restored = engine.restore(&container.id, &checkpoint::restore_options(args, created, criu))?;
+    log.warnings(&restored.warnings);
+    let Some(attended) = attended else { return Ok(0) };
+    stay(engine, container, &attended, restored, log)
+}
+
+/// Stays with a container to its end, and removes it.
+fn stay(
+    engine: &Engine,
+    args: &ContainerArgs,
+    attended: &Attended,
+    created: Created,
+    log: &Log,
+) -> anyhow::Result<u8> {
+    let code = oci::attend(attended, &created.pidfd, created.terminal);
+    if !args.keep {
+        log.warnings(&engine.delete(&args.id, true)?);
+    }
+    Ok(exit_code(code?))
+}
+
 /// `run`: create, start, stay, delete.
 fn run_container(engine: &Engine, args: &ContainerArgs, log: &Log) -> anyhow::Result<u8> {
     let attended = if args.detach { None } else { Some(oci::forward_signals()?) };
@@ -169,11 +198,7 @@ fn run_container(engine: &Engine, args: &ContainerArgs, log: &Log) -> anyhow::Re
         }
         (Ok(warnings), Some(attended)) => {
             log.warnings(&warnings);
-            let code = oci::attend(&attended, &created.pidfd, created.terminal);
-            if !args.keep {
-                log.warnings(&engine.delete(&args.id, true)?);
-            }
-            Ok(exit_code(code?))
+            stay(engine, args, &attended, created, log)
         }
     }
 }

@@ -17,6 +17,7 @@ mod terminal;
 mod uncover;
 
 pub(crate) use mounts::open_bind;
+pub(crate) use path::ensure_place;
 
 use std::ffi::CStr;
 use std::io::IoSlice;

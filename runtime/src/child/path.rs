@@ -97,6 +97,11 @@ pub(super) fn ensure(root: BorrowedFd<'_>, path: &CStr, make: Make) -> Result<Ow
     }
 }
 
+/// Makes a place to mount upon, if it is not there.
+pub(crate) fn ensure_place(root: BorrowedFd<'_>, path: &CStr, file: bool) -> Result<(), Errno> {
+    ensure(root, path, if file { Make::File } else { Make::Directory }).map(drop)
+}
+
 /// A path in a buffer, whose prefixes can be handed to the kernel.
 struct Way {
     bytes: [u8; PATH_MAX],

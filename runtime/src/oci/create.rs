@@ -6,20 +6,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use oci_spec::runtime::{ContainerState, Hooks, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{ContainerState, LinuxNamespaceType, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
-use rustix::termios::{OptionalActions, OutputModes};
 
-use super::launch::{Arrived, Join, Launch, Parent, Words, follow, go, launch, words_of};
+use super::launch::{Arrived, Join, Launch, Words, follow, launch, words_of};
+use super::parent::Helper;
 use super::record::{Directory, Parsed, Record, parse_config};
+use super::sources::opened;
 use super::{Engine, OciError, hooks, sockets};
-use crate::cgroup::{CgroupError, Tree};
-use crate::child::open_bind;
+use crate::cgroup::{CgroupError, Placement, Tree};
 use crate::plan::step::{Plan, Step};
-use crate::plan::{self, Bundle, IdMap, Surroundings};
+use crate::plan::{self, Bundle, Surroundings};
 use crate::spec::Rootfs;
-use crate::sys::process::{self, Cloned};
 
 /// Where the cgroups of containers are that name none.
 pub(super) const DEFAULT_CGROUP: &str = "coracle-oci";
@@ -78,17 +77,17 @@ pub struct Created {
 }
 
 /// Undoes what was done when something fails.
-struct Undo<'a> {
-    tree: &'a Tree,
-    directory: &'a Directory,
-    cgroup: Option<PathBuf>,
-    pidfd: Option<OwnedFd>,
+pub(super) struct Undo<'a> {
+    pub(super) tree: &'a Tree,
+    pub(super) directory: &'a Directory,
+    pub(super) cgroup: Option<PathBuf>,
+    pub(super) pidfd: Option<OwnedFd>,
     /// Of a process that mounts where it must not be forgotten.
-    record: Option<Record>,
+    pub(super) record: Option<Record>,
 }
 
 impl Undo<'_> {
-    fn undo(&mut self) {
+    pub(super) fn undo(&mut self) {
         if let Some(pidfd) = self.pidfd.take() {
             let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
             let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
@@ -117,13 +116,7 @@ impl Engine {
         }
         super::process_file::default_rights(&mut spec);
         resolve_sources(&mut spec, &bundle);
-        let console = match &options.console {
-            Console::Socket(path) => Some(
-                sockets::connect(path)
-                    .map_err(OciError::io(format!("connecting to console socket {}", path.display())))?,
-            ),
-            Console::Keep => None,
-        };
+        let console = connect_console(&options.console)?;
         let tree = self.tree()?;
         let directory = Directory::create(self, id)?;
         let mut undo = Undo { tree: &tree, directory: &directory, cgroup: None, pidfd: None, record: None };
@@ -157,12 +150,20 @@ impl Engine {
     }
 }
 
-fn no_plan() -> Plan {
+/// Connects to whoever takes the terminal.
+pub(super) fn connect_console(console: &Console) -> Result<Option<OwnedFd>, OciError> {
+    let Console::Socket(path) = console else { return Ok(None) };
+    let failed = OciError::io(format!("connecting to console socket {}", path.display()));
+    sockets::connect(path).map(Some).map_err(failed)
+}
+
+/// Of a process that none of our steps has made.
+pub(super) fn no_plan() -> Plan {
     Plan { namespaces: 0, cgroup: None, steps: Vec::new(), program: crate::plan::step::Program::default() }
 }
 
 /// Refuses what can be seen to be wrong before anything is made.
-fn checked(spec: &Spec, bundle: &Path, options: &CreateOptions) -> Result<PathBuf, OciError> {
+pub(super) fn checked(spec: &Spec, bundle: &Path, options: &CreateOptions) -> Result<PathBuf, OciError> {
     let invalid =
         |field: &str, reason: &str| OciError::Invalid { field: field.to_owned(), reason: reason.to_owned() };
     let version = spec.version();
@@ -201,7 +202,7 @@ fn checked(spec: &Spec, bundle: &Path, options: &CreateOptions) -> Result<PathBu
 }
 
 /// Sources of bind mounts may be given relative to the bundle.
-fn resolve_sources(spec: &mut Spec, bundle: &Path) {
+pub(super) fn resolve_sources(spec: &mut Spec, bundle: &Path) {
     for mount in spec.mounts_mut().iter_mut().flatten() {
         let options = mount.options().as_deref().unwrap_or_default();
         let bind = mount.typ().as_deref() == Some("bind")
@@ -213,7 +214,7 @@ fn resolve_sources(spec: &mut Spec, bundle: &Path) {
 }
 
 /// The cgroup that a specification names, below the hierarchies.
-fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, OciError> {
+pub(super) fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, OciError> {
     let named = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     let Some(named) = named.filter(|path| !path.as_os_str().is_empty()) else {
         return Ok(Path::new(DEFAULT_CGROUP).join(id));
@@ -236,44 +237,52 @@ fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, OciError> {
     Ok(path)
 }
 
+/// Makes a container's cgroup, with its limits.
+pub(super) fn new_cgroup(tree: &Tree, cgroup: &Path, spec: &Spec) -> Result<Placement, OciError> {
+    let looks =
+        |mount: &oci_spec::runtime::Mount| matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"));
+    let everywhere = spec.mounts().iter().flatten().any(looks);
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    match tree.create_alone(cgroup, resources, everywhere) {
+        // An unprivileged user has no cgroup to give, and what asks for no limit needs none.
+        Err(CgroupError::Io { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied && !is_root() =>
+        {
+            Ok(Placement::default())
+        }
+        Err(CgroupError::Limit { .. }) if !is_root() => Ok(Placement::default()),
+        result => result.map_err(OciError::Cgroup),
+    }
+}
+
+/// Refuses a cgroup that others are in: deleting the container would kill them.
+pub(super) fn check_empty(tree: &Tree, cgroup: &Path) -> Result<(), OciError> {
+    let left = tree.processes("", cgroup.to_str()).len();
+    if left == 0 {
+        return Ok(());
+    }
+    let reason = format!("container's cgroup is not empty: {left} process(es) in {}", cgroup.display());
+    Err(OciError::Invalid { field: "linux.cgroupsPath".to_owned(), reason })
+}
+
 /// One creation.
-struct Birth<'a> {
-    engine: &'a Engine,
-    id: &'a str,
-    options: &'a CreateOptions,
-    spec: &'a Spec,
-    rootfs: PathBuf,
-    bundle: PathBuf,
-    tree: &'a Tree,
-    directory: &'a Directory,
+pub(super) struct Birth<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) id: &'a str,
+    pub(super) options: &'a CreateOptions,
+    pub(super) spec: &'a Spec,
+    pub(super) rootfs: PathBuf,
+    pub(super) bundle: PathBuf,
+    pub(super) tree: &'a Tree,
+    pub(super) directory: &'a Directory,
 }
 
 impl Birth<'_> {
     fn run(&self, config: &[u8], console: Option<OwnedFd>, undo: &mut Undo<'_>) -> Result<Created, OciError> {
-        let linux = self.spec.linux().as_ref();
         let cgroup = cgroup_path(self.spec, self.id)?;
-        let name = cgroup.to_str().unwrap_or_default();
-        let left = self.tree.processes("", Some(name)).len();
-        if left > 0 {
-            let reason =
-                format!("container's cgroup is not empty: {left} process(es) in {}", cgroup.display());
-            return Err(OciError::Invalid { field: "linux.cgroupsPath".to_owned(), reason });
-        }
+        check_empty(self.tree, &cgroup)?;
         undo.cgroup = Some(cgroup.clone());
-        let looks =
-            |mount: &oci_spec::runtime::Mount| matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"));
-        let everywhere = self.spec.mounts().iter().flatten().any(looks);
-        let resources = linux.and_then(|linux| linux.resources().as_ref());
-        let placement = match self.tree.create_alone(&cgroup, resources, everywhere) {
-            // An unprivileged user has no cgroup to give, and what asks for no limit needs none.
-            Err(CgroupError::Io { source, .. })
-                if source.kind() == io::ErrorKind::PermissionDenied && !is_root() =>
-            {
-                crate::cgroup::Placement::default()
-            }
-            Err(CgroupError::Limit { .. }) if !is_root() => crate::cgroup::Placement::default(),
-            result => result.map_err(OciError::Cgroup)?,
-        };
+        let placement = new_cgroup(self.tree, &cgroup, self.spec)?;
         let process = self.spec.process().as_ref();
         let env = process.and_then(|process| process.env().as_deref()).unwrap_or_default();
         let uid = process.map_or(0, |process| process.user().uid());
@@ -336,7 +345,7 @@ impl Birth<'_> {
         Ok(Created { pid: launched.pid, pidfd: launched.pidfd, terminal, warnings, trace })
     }
 
-    fn record(&self, pid: i32, start_time: u64, plan: &Plan, shares_mounts: bool) -> Record {
+    pub(super) fn record(&self, pid: i32, start_time: u64, plan: &Plan, shares_mounts: bool) -> Record {
         let late_from = plan.steps.iter().position(|step| matches!(step, Step::Listen)).unwrap_or(0);
         let spec_version = self.spec.version();
         let _ = self.engine;
@@ -408,63 +417,6 @@ pub(super) fn home(env: &[String], uid: u32, rootfs: &Path) -> Option<String> {
     Some(home.unwrap_or_else(|_| "/".to_owned()))
 }
 
-/// Opens the sources of bind mounts while everything is in reach.
-fn opened(
-    open: &[Step],
-    idmaps: &[Option<IdMap>],
-    own: Option<&(String, String)>,
-) -> Result<Vec<OwnedFd>, OciError> {
-    let failed = |step: &Step| {
-        let step = step.to_string();
-        move |errno: rustix::io::Errno| OciError::Step { step, source: errno.into() }
-    };
-    let mut opened = Vec::with_capacity(open.len());
-    for (step, idmap) in open.iter().zip(idmaps) {
-        let Step::OpenBind { source, recursive, attributes } = step else { continue };
-        let namespace = match idmap {
-            None => None,
-            Some(map) => Some((mapping(map, own)?, map.recursive)),
-        };
-        let user = namespace.as_ref().map(|(file, recursive)| (file.as_fd(), *recursive));
-        opened.push(open_bind(source, *recursive, attributes, user).map_err(failed(step))?);
-    }
-    Ok(opened)
-}
-
-/// A user namespace that maps as a mount asks for, or as the container's own (`own`) does.
-fn mapping(map: &IdMap, own: Option<&(String, String)>) -> Result<OwnedFd, OciError> {
-    if !map.uids.is_empty() {
-        return user_namespace(&map.uids, &map.gids);
-    }
-    let Some((uids, gids)) = own else {
-        let reason = "idmap without mappings needs a user namespace".to_owned();
-        return Err(OciError::Invalid { field: "mounts".to_owned(), reason });
-    };
-    user_namespace(uids, gids)
-}
-
-/// A user namespace with this mapping, which nobody is in.
-fn user_namespace(uids: &str, gids: &str) -> Result<OwnedFd, OciError> {
-    let what = "making a user namespace for an idmapped mount";
-    let flags = u64::from(plan::flag(LinuxNamespaceType::User));
-    let cloned = process::clone_into(flags, None).map_err(|errno| OciError::io(what)(errno.into()))?;
-    let Cloned::Parent(pid, pidfd) = cloned else {
-        // Until it is killed, which also happens should its parent die.
-        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-        process::reap_for_ever()
-    };
-    let pid = pid.as_raw_pid();
-    let make = || -> io::Result<OwnedFd> {
-        fs::write(format!("/proc/{pid}/uid_map"), uids)?;
-        fs::write(format!("/proc/{pid}/gid_map"), gids)?;
-        Ok(File::open(format!("/proc/{pid}/ns/user"))?.into())
-    };
-    let made = make();
-    let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
-    let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-    made.map_err(OciError::io(what))
-}
-
 fn joined((kinds, path): &(u32, PathBuf)) -> Result<Join, OciError> {
     let file = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| OciError::io(format!("opening namespace {}", path.display()))(errno.into()))?;
@@ -488,141 +440,6 @@ pub(super) fn write_pid(path: &Path, pid: i32) -> Result<(), OciError> {
         fs::rename(&beside, path)
     };
     write().map_err(OciError::io(format!("writing {}", path.display())))
-}
-
-/// What the parent does while the process is being made.
-pub(super) struct Helper<'a> {
-    pub(super) record: &'a Record,
-    pub(super) hooks: Option<&'a Hooks>,
-    pub(super) ids: Option<&'a (String, String)>,
-    /// Mappings that are asked for one after the other.
-    pub(super) maps_late: &'a [IdMap],
-    pub(super) console: Option<OwnedFd>,
-    pub(super) terminal: Option<OwnedFd>,
-    /// The specification's seccomp section, for its listener.
-    pub(super) seccomp: Option<&'a oci_spec::runtime::LinuxSeccomp>,
-}
-
-impl Parent for Helper<'_> {
-    fn map_ids(&mut self) -> Result<(), OciError> {
-        let Some((uids, gids)) = self.ids else { return Ok(()) };
-        let pid = self.record.pid;
-        let own = rustix::process::geteuid().as_raw();
-        if !is_root() && (uids.lines().count() > 1 || !uids.contains(&format!(" {own} 1"))) {
-            helper_program("newuidmap", pid, uids)?;
-            return helper_program("newgidmap", pid, gids);
-        }
-        let write = |file: &str, text: &str| {
-            let path = format!("/proc/{pid}/{file}");
-            fs::write(&path, text).map_err(|source| OciError::Step {
-                step: format!("mapping ids: writing {:?} to {path}", text.trim().replace('\n', "; ")),
-                source,
-            })
-        };
-        if !is_root() {
-            write("setgroups", "deny")?;
-        }
-        write("uid_map", uids)?;
-        write("gid_map", gids)
-    }
-
-    fn map_mount(&mut self, mount: &OwnedFd) -> Result<(), OciError> {
-        let failed = OciError::io("mapping the ids of a mount");
-        let Some((map, rest)) = self.maps_late.split_first() else {
-            return Err(failed(io::ErrorKind::InvalidInput.into()));
-        };
-        self.maps_late = rest;
-        let namespace = mapping(map, self.ids)?;
-        crate::sys::mount::map_ids(mount, namespace.as_fd(), map.recursive)
-            .map_err(|errno| failed(errno.into()))
-    }
-
-    fn hooks(&mut self) -> Result<Vec<u8>, OciError> {
-        let state = hooks::state_text(self.record, ContainerState::Creating, self.record.pid);
-        if let Some(all) = self.hooks {
-            hooks::run("prestart", all.prestart().as_deref(), &state)?;
-            hooks::run("createRuntime", all.create_runtime().as_deref(), &state)?;
-        }
-        Ok(state)
-    }
-
-    fn terminal(&mut self, terminal: OwnedFd) -> Result<(), OciError> {
-        match self.console.take() {
-            Some(socket) => sockets::send(&socket, b"/dev/ptmx", terminal.as_fd())
-                .map_err(OciError::io("sending the terminal to the console socket")),
-            None => {
-                // What the program writes is passed on as it is: without the carriage returns that a terminal
-                // adds by default.
-                if let Ok(mut modes) = rustix::termios::tcgetattr(&terminal) {
-                    modes.output_modes.remove(OutputModes::ONLCR);
-                    let _ = rustix::termios::tcsetattr(&terminal, OptionalActions::Now, &modes);
-                }
-                self.terminal = Some(terminal);
-                Ok(())
-            }
-        }
-    }
-
-    fn listener(&mut self, listener: OwnedFd) -> Result<(), OciError> {
-        let Some(path) = self.seccomp.and_then(|seccomp| seccomp.listener_path().as_deref()) else {
-            let reason = "is missing, and the profile notifies".to_owned();
-            return Err(OciError::Invalid { field: "linux.seccomp.listenerPath".to_owned(), reason });
-        };
-        let metadata = self.seccomp.and_then(|seccomp| seccomp.listener_metadata().clone());
-        let mut message = serde_json::json!({
-            "ociVersion": self.record.oci_version,
-            "fds": ["seccompFd"],
-            "pid": self.record.pid,
-            "state": hooks::state(self.record, ContainerState::Created, self.record.pid),
-        });
-        if let Some(metadata) = metadata {
-            message["metadata"] = metadata.into();
-        }
-        let message = serde_json::to_vec(&message).unwrap_or_default();
-        sockets::connect(path)
-            .and_then(|socket| sockets::send(&socket, &message, listener.as_fd()))
-            .map_err(OciError::io(format!("failed to connect with seccomp agent at {}", path.display())))
-    }
-}
-
-/// Maps ids by the set-user-id program that unprivileged users have for it.
-fn helper_program(program: &str, pid: i32, lines: &str) -> Result<(), OciError> {
-    let output = std::process::Command::new(program)
-        .arg(pid.to_string())
-        .args(lines.split_whitespace())
-        .output()
-        .map_err(OciError::io(format!("running {program}")))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(OciError::Io { what: format!("mapping ids by {program}"), source: io::Error::other(words) })
-}
-
-/// Opens the gate of a created process, and follows it to its program.
-pub(super) fn open_gate(
-    connection: &OwnedFd,
-    record: &Record,
-    spec: &Spec,
-    warnings: &mut Vec<String>,
-) -> Result<(), OciError> {
-    let linux = spec.linux().as_ref();
-    let mut helper = Helper {
-        record,
-        hooks: None,
-        ids: None,
-        maps_late: &[],
-        console: None,
-        terminal: None,
-        seccomp: linux.and_then(|linux| linux.seccomp().as_ref()),
-    };
-    let step = |number: usize| {
-        let late = number.checked_sub(record.late_from)?;
-        record.late.get(late).map(|words| (words.clone(), false))
-    };
-    let words = Words { step: &step, program: &record.program };
-    go(connection, &hooks::state_text(record, ContainerState::Created, record.pid))?;
-    follow(connection, &words, &mut helper, warnings).map(drop)
 }
 
 #[cfg(test)]

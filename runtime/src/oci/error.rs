@@ -62,6 +62,14 @@ pub enum OciError {
     /// A step in the new process failed, and said why in words.
     #[error("{0}")]
     Told(String),
+    /// CRIU did not do what it was asked to.
+    #[error("criu: {reason} (its log: {log})")]
+    Criu {
+        /// Its words.
+        reason: String,
+        /// Where it says more.
+        log: PathBuf,
+    },
     /// A hook failed.
     #[error("error running {kind} hook #{number}: {path}: {reason}")]
     Hook {

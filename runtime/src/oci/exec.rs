@@ -9,9 +9,10 @@ use oci_spec::runtime::{LinuxNamespaceType as Kind, Process};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::Pid;
 
-use super::create::{Console, Helper, home, machine, traced, write_pid};
+use super::create::{Console, home, machine, traced, write_pid};
 use super::launch::{Join, Launch, Words, follow, launch, words_of};
 use super::lifecycle::{Status, pidfd};
+use super::parent::Helper;
 use super::{Engine, OciError, record, sockets};
 use crate::cgroup::Choice;
 use crate::plan::{self, Surroundings};

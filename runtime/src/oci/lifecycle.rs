@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal as KernelSignal};
 use serde::Serialize;
 
-use super::create::{DEFAULT_CGROUP, END_PATIENCE, open_gate};
+use super::create::{DEFAULT_CGROUP, END_PATIENCE};
+use super::parent::open_gate;
 use super::record::{self, Directory, Record};
 use super::{Engine, OciError, hooks};
 use crate::spec::Signal;

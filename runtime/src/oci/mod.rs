@@ -30,7 +30,9 @@
 pub use oci_spec::runtime::*;
 
 mod attend;
+mod checkpoint;
 mod create;
+mod criu;
 mod document;
 mod error;
 mod exec;
@@ -38,19 +40,24 @@ mod features;
 mod hooks;
 mod launch;
 mod lifecycle;
+mod parent;
 mod process_file;
 mod record;
+mod restore;
 mod sockets;
+mod sources;
 mod template;
 mod usage;
 
 pub use attend::{Attended, attend, forward_signals};
+pub use checkpoint::{CheckpointOptions, CriuOptions, ManageCgroups};
 pub use create::{Console, CreateOptions, Created, now};
 pub use error::OciError;
 pub use exec::{ExecOptions, Executed};
 pub use features::features;
 pub use lifecycle::{Listed, StateView, Status};
 pub use process_file::{Overrides, exec_process};
+pub use restore::RestoreOptions;
 pub use template::{rootless_template, template};
 pub use usage::usage;
 

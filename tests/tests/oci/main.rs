@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests say what they compare with, and panic")]
 
+mod checkpoint;
 mod engines;
 mod escapes;
 mod exec;
