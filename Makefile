@@ -17,7 +17,7 @@ test-deps: deps ## Install what the tests need
 	@hack/install test
 
 build: deps ## Build target/release/coracle, one self-contained static binary
-	$(CARGO) build --release --locked --package coracle --target $(TARGET)
+	$(CARGO) rustc --release --locked --package coracle --bin coracle --target $(TARGET) -- -C relocation-model=static
 	@mkdir -p target/release
 	@install -m 0755 target/$(TARGET)/release/coracle target/release/coracle.new
 	@mv target/release/coracle.new target/release/coracle
