@@ -157,3 +157,51 @@ fn cron_jobs_run_by_the_clock() {
         if jobs.contains("often") { Err(jobs) } else { Ok(()) }
     });
 }
+
+const OLD_WAYS: &str = r#"
+apiVersion: v1
+kind: ReplicationController
+metadata: {name: old}
+spec:
+  replicas: 2
+  selector: {app: old}
+  template:
+    metadata: {labels: {app: old}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: main
+        image: coracle.example/busybox:1
+        command: [sh, -c, 'mkdir -p /www && echo old > /www/index.html && exec httpd -f -p 8080 -h /www']
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside}
+spec: {ports: [{port: 80}]}
+"#;
+
+#[test]
+fn replication_controllers_and_endpoints_written_by_hand() {
+    let cluster = Cluster::up();
+    cluster.apply(OLD_WAYS).ok();
+    becomes(&cluster, "rc/old", "{.status.readyReplicas}", "2");
+    let address = value(&cluster, "pods", "{.items[0].status.podIP}");
+    let endpoints = format!(
+        "apiVersion: v1\nkind: Endpoints\nmetadata: {{name: outside}}\nsubsets:\n- addresses: [{{ip: {address}}}]\n  ports: [{{port: 8080}}]\n"
+    );
+    cluster.apply(&endpoints).ok();
+    let slices =
+        "{.items[?(@.metadata.labels.kubernetes\\.io/service-name==\"outside\")].endpoints[*].addresses[*]}";
+    becomes(&cluster, "endpointslices", slices, &address);
+    let service = value(&cluster, "svc/outside", "{.spec.clusterIP}");
+    eventually("the service leads to the endpoint", || {
+        let page = cluster.machine.run("busybox", ["wget", "-q", "-O", "-", &format!("http://{service}/")]);
+        if page.stdout.contains("old") { Ok(()) } else { Err(format!("{page:?}")) }
+    });
+    cluster.kubectl(["delete", "endpoints", "outside"]).ok();
+    becomes(&cluster, "endpointslices", slices, "");
+    cluster.kubectl(["scale", "rc/old", "--replicas=1"]).ok();
+    becomes(&cluster, "rc/old", "{.status.replicas}", "1");
+    cluster.kubectl(["delete", "rc", "old", "--timeout=60s"]).ok();
+    becomes(&cluster, "pods", "{.items[*].metadata.name}", "");
+}
