@@ -42,6 +42,7 @@ use crate::sources::manifest::ObjectId;
 use crate::sources::merge::{Desired, merge};
 use crate::sources::url::UrlSource;
 use crate::sources::{Objects, Source, Wanted, api};
+use crate::volume::reclaim;
 
 /// How long the parts may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -174,6 +175,7 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
         departures: config.departures,
     };
     let layout = Layout::new(&config.data_dir);
+    let layout_base = config.data_dir.clone();
     let facts = {
         let dir = config.data_dir.clone();
         // Only fails when the process is stopping.
@@ -264,6 +266,11 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
         image_policy: config.image_policy,
     };
     group.spawn_infallible("eviction", manager.run(stop.clone()));
+    if let Some(client) = client.clone() {
+        let (node, base) = (config.node_name.clone(), reclaim::directory(&layout_base));
+        let removing = reclaim::run(client, node, base, events.clone(), stop.clone());
+        group.spawn_infallible("released volumes", removing);
+    }
     let report = reporter(&config.node_name, events);
     if let Some(dir) = config.manifests {
         let source = FileSource { dir, node: config.node_name.clone() };

@@ -14,6 +14,7 @@ mod disruption;
 mod endpoint_slice;
 mod endpoint_slice_mirroring;
 mod endpoints;
+mod ephemeral_volume;
 mod garbage_collector;
 mod history;
 mod job;
@@ -21,6 +22,7 @@ mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 mod ownership;
+mod persistent_volume;
 mod pod_gc;
 mod pod_state;
 mod pod_sync;
@@ -90,6 +92,7 @@ async fn hold_the_helm(
     endpoint_slice::start(&context, &mut group);
     endpoint_slice_mirroring::start(&context, &mut group);
     endpoints::start(&context, &mut group);
+    ephemeral_volume::start(&context, &mut group);
     garbage_collector::start(&context, &mut group);
     job::start(&context, &mut group);
     namespace::start(&context, &mut group);
@@ -97,6 +100,7 @@ async fn hold_the_helm(
         node_ipam::start(&context, ranges, &mut group);
     }
     node_lifecycle::start(&context, &mut group);
+    persistent_volume::start(&context, &mut group);
     pod_gc::start(&context, &mut group);
     replica_set::start(&context, &mut group);
     replication_controller::start(&context, &mut group);

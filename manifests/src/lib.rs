@@ -27,4 +27,5 @@ pub mod strategic;
 pub mod structure;
 pub mod time;
 pub mod validate;
+pub mod volumes;
 pub mod yaml;

@@ -2,13 +2,14 @@
 
 use manifests::k8s_openapi::api::core::v1::Pod;
 
+use crate::plugins::volume_binding::Decision;
 use crate::plugins::{FILTERS, Plugin, Refusal, Request, SCORERS, scale};
 use crate::preempt::preempt;
 use crate::snapshot::{NodeFacts, NodeInfo, Snapshot};
 use crate::unschedulable::{NodeVerdict, Unschedulable};
 
 /// Where a pod goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Placement {
     /// The node's name.
     pub node: String,
@@ -18,6 +19,8 @@ pub struct Placement {
     pub nodes: usize,
     /// The chosen node's weighted score.
     pub score: i64,
+    /// How its claims get their volumes there.
+    pub volumes: Vec<Decision>,
 }
 
 /// The scores of one node, for explanations.
@@ -41,13 +44,14 @@ impl NodeScore {
 /// The same snapshot and pod give the same node: among equally good nodes, the one with the fewest pods,
 /// then the first by name.
 pub fn schedule(snapshot: &Snapshot, pod: &Pod) -> Result<Placement, Unschedulable> {
-    let request = Request::of(pod);
+    let request = Request::within(snapshot, pod);
     let nodes = snapshot.node_count();
     // Others had to go for it there.
     if let Some((node, info)) = snapshot.nomination_of(&request.info.uid).and_then(|node| snapshot.node(node))
         && first_refusal(snapshot, &request, node, info).is_none()
     {
-        return Ok(Placement { node: node.name().to_owned(), feasible: 1, nodes, score: 0 });
+        let volumes = request.storage.decide(&node.node).unwrap_or_default();
+        return Ok(Placement { node: node.name().to_owned(), feasible: 1, nodes, score: 0, volumes });
     }
     let feasible: Vec<(&NodeFacts, &NodeInfo)> = snapshot
         .nodes()
@@ -58,12 +62,14 @@ pub fn schedule(snapshot: &Snapshot, pod: &Pod) -> Result<Placement, Unschedulab
         [(node, _)] => (*node, 0),
         several => best(snapshot, &request, several),
     };
-    Ok(Placement { node: chosen.0.name().to_owned(), feasible: feasible.len(), nodes, score: chosen.1 })
+    let volumes = request.storage.decide(&chosen.0.node).unwrap_or_default();
+    let node = chosen.0.name().to_owned();
+    Ok(Placement { node, feasible: feasible.len(), nodes, score: chosen.1, volumes })
 }
 
 /// The scores of every node that would do, best first.
 pub fn scores(snapshot: &Snapshot, pod: &Pod) -> Vec<NodeScore> {
-    let request = Request::of(pod);
+    let request = Request::within(snapshot, pod);
     let feasible: Vec<(&NodeFacts, &NodeInfo)> = snapshot
         .nodes()
         .filter(|(node, info)| first_refusal(snapshot, &request, node, info).is_none())
@@ -143,9 +149,15 @@ fn best<'a>(
 
 /// Every filter's verdict on every node, and whether others could make room.
 fn explain(snapshot: &Snapshot, request: &Request<'_>) -> Unschedulable {
+    let before = request.storage.problem.clone();
     let nodes: Vec<NodeVerdict> = snapshot
         .nodes()
         .map(|(node, info)| {
+            if let Some(problem) = &before {
+                // It is about the pod alone; no filter is asked.
+                let refusals = vec![Refusal::because(Plugin::VolumeBinding, problem.clone(), false)];
+                return NodeVerdict { node: node.name().to_owned(), refusals };
+            }
             let kept = with_kept_room(snapshot, request, node, info);
             let info = kept.as_ref().unwrap_or(info);
             NodeVerdict {
@@ -155,7 +167,7 @@ fn explain(snapshot: &Snapshot, request: &Request<'_>) -> Unschedulable {
         })
         .collect();
     let preemption = preempt(snapshot, request, &nodes);
-    Unschedulable { nodes, preemption }
+    Unschedulable { nodes, before, preemption }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use manifests::k8s_openapi::api::core::v1::{Node, Pod, Taint};
 
+use crate::plugins::volume_binding::Catalog;
 use crate::pod_info::{HostPort, PodInfo};
 use crate::resources::Resources;
 
@@ -115,12 +116,19 @@ pub struct Snapshot {
     known: usize,
     /// Pods for which others had to go, by uid, with the node where that happened; few or none.
     nominated: BTreeMap<String, (String, Arc<PodInfo>)>,
+    /// Claims and volumes; None: they are not looked at.
+    pub catalog: Option<Catalog>,
 }
 
 impl Snapshot {
     /// No nodes.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No nodes, but claims and volumes are looked at.
+    pub fn with(catalog: Catalog) -> Self {
+        Self { catalog: Some(catalog), ..Self::default() }
     }
 
     /// From objects as the API server lists them, for explanations and plans.

@@ -20,6 +20,8 @@ pub struct NodeVerdict {
 pub struct Unschedulable {
     /// Every node; empty if there are none.
     pub nodes: Vec<NodeVerdict>,
+    /// A reason that has nothing to do with any node.
+    pub before: Option<String>,
     /// Whether others could make room.
     pub preemption: Preemption,
 }
@@ -44,7 +46,10 @@ impl fmt::Display for Unschedulable {
             .iter()
             .filter_map(|verdict| verdict.refusals.first())
             .flat_map(|refusal| refusal.reasons.iter().map(AsRef::as_ref));
-        write!(f, "0/{total} nodes are available: {}.", histogram(reasons))?;
+        match &self.before {
+            Some(reason) => write!(f, "0/{total} nodes are available: {reason}.")?,
+            None => write!(f, "0/{total} nodes are available: {}.", histogram(reasons))?,
+        }
         match &self.preemption {
             Preemption::Never => f.write_str(" preemption: not eligible due to preemptionPolicy=Never."),
             Preemption::UnderWay => {

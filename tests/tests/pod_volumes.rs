@@ -199,3 +199,161 @@ spec:
         if found.contains("system:serviceaccount") { Err(found) } else { Ok(()) }
     });
 }
+
+/// What a claim, its volume and the pod say.
+fn jsonpath(cluster: &Cluster, object: &str, path: &str) -> String {
+    cluster.kubectl(["get", object, "-o", &format!("jsonpath={path}")]).stdout
+}
+
+fn becomes(cluster: &Cluster, object: &str, path: &str, expected: &str) {
+    eventually(&format!("{object}: {path} is {expected:?}"), || {
+        let found = jsonpath(cluster, object, path);
+        if found == expected {
+            Ok(())
+        } else {
+            Err(format!("{found}\n{}", cluster.kubectl(["get", "pv,pvc,pods,events", "-A"]).stdout))
+        }
+    });
+}
+
+const CLAIM: &str = r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+"#;
+
+fn user(name: &str, volume: &str, more: &str) -> String {
+    format!(
+        r"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  {more}
+  containers:
+  - {{name: a, image: 'coracle.example/busybox:1', command: [sleep, '100000'], volumeMounts: [{{name: v, mountPath: /data}}]}}
+  volumes: [{{name: v, {volume}}}]
+"
+    )
+}
+
+#[test]
+fn a_claim_gets_a_directory_that_outlives_its_pods() {
+    let mut cluster = Cluster::up();
+    cluster.apply(CLAIM).ok();
+    becomes(&cluster, "pvc/data", "{.spec.storageClassName}", "local-path");
+    eventually("the claim says why it waits", || {
+        let events = jsonpath(&cluster, "events", "{.items[*].reason}");
+        if events.contains("WaitForFirstConsumer") { Ok(()) } else { Err(events) }
+    });
+    let claimed = "persistentVolumeClaim: {claimName: data}";
+    cluster.apply(&user("first", claimed, "securityContext: {runAsUser: 1000, fsGroup: 2000}")).ok();
+    expect(&cluster, "first", "{.status.phase}", "Running");
+    becomes(&cluster, "pvc/data", "{.status.phase} {.status.capacity.storage}", "Bound 1Gi");
+    let volume = jsonpath(&cluster, "pvc/data", "{.spec.volumeName}");
+    becomes(&cluster, &format!("pv/{volume}"), "{.status.phase} {.spec.claimRef.name}", "Bound data");
+    let path = jsonpath(&cluster, &format!("pv/{volume}"), "{.spec.hostPath.path}");
+    assert_eq!(exec(&cluster, "first", "echo kept >/data/file && stat -c %u:%g /data/file"), "1000:2000\n");
+
+    // In use: the claim stays until the pod has gone.
+    cluster.kubectl(["delete", "pod", "first", "--grace-period=0", "--force"]).ok();
+    cluster.apply(&user("second", claimed, "")).ok();
+    expect(&cluster, "second", "{.status.phase}", "Running");
+    assert_eq!(exec(&cluster, "second", "cat /data/file"), "kept\n");
+    cluster.kubectl(["delete", "pvc", "data", "--wait=false"]).ok();
+    cluster.apply(&user("late", claimed, "")).ok();
+    eventually("the late pod is told why it waits", || {
+        let message = "{.status.conditions[?(@.type==\"PodScheduled\")].message}";
+        let found = jsonpath(&cluster, "pod/late", message);
+        if found.contains("persistentvolumeclaim \"data\" is being deleted") { Ok(()) } else { Err(found) }
+    });
+    assert_eq!(exec(&cluster, "second", "cat /data/file"), "kept\n");
+    assert!(std::path::Path::new(&path).is_dir());
+    cluster.kubectl(["delete", "pod", "--all", "--grace-period=0", "--force"]).ok();
+    eventually("claim, volume and data are gone", || {
+        let left = cluster.kubectl(["get", "pvc,pv", "-o", "name"]).stdout;
+        let data = std::path::Path::new(&path).exists();
+        if left.is_empty() && !data { Ok(()) } else { Err(format!("{left} {path}: {data}")) }
+    });
+    cluster.down().ok();
+    let left = cluster.machine.leftovers(&cluster.cgroup_marker());
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn volumes_that_people_make_are_bound_by_class_node_and_size() {
+    let mut cluster = Cluster::up();
+    let base = cluster.machine.path("disks");
+    for name in ["small", "large", "elsewhere"] {
+        std::fs::create_dir_all(base.join(name)).unwrap();
+    }
+    let base = base.display().to_string();
+    let node = jsonpath(&cluster, "nodes", "{.items[0].metadata.labels.kubernetes\\.io/hostname}");
+    let volume = |name: &str, size: &str, host: &str| {
+        format!(
+            r"
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: {name}}}
+spec:
+  capacity: {{storage: {size}}}
+  accessModes: [ReadWriteOnce]
+  storageClassName: disks
+  local: {{path: {base}/{name}}}
+  nodeAffinity: {{required: {{nodeSelectorTerms: [{{matchExpressions: [{{key: kubernetes.io/hostname, operator: In, values: [{host}]}}]}}]}}}}
+---
+"
+        )
+    };
+    let class = r"
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: disks}
+provisioner: kubernetes.io/no-provisioner
+volumeBindingMode: WaitForFirstConsumer
+---
+";
+    let claim = CLAIM.replace("spec: {", "spec: {storageClassName: disks, ");
+    let all = [
+        class,
+        &volume("elsewhere", "1Gi", "another-node"),
+        &volume("large", "5Gi", &node),
+        &volume("small", "2Gi", &node),
+        &claim,
+    ];
+    cluster.apply(&all.concat()).ok();
+    let claimed = "persistentVolumeClaim: {claimName: data, readOnly: true}";
+    cluster.apply(&user("reader", claimed, "")).ok();
+    expect(&cluster, "reader", "{.status.phase}", "Running");
+    becomes(&cluster, "pvc/data", "{.status.phase} {.spec.volumeName}", "Bound small");
+    becomes(&cluster, "pv/elsewhere", "{.status.phase}", "Available");
+    assert!(exec(&cluster, "reader", "touch /data/x 2>&1; true").contains("Read-only file system"));
+
+    // One of the pod's own, which goes with it.
+    let template = "ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}}";
+    cluster.apply(&user("own", template, "")).ok();
+    expect(&cluster, "own", "{.status.phase}", "Running");
+    exec(&cluster, "own", "echo x >/data/x");
+    becomes(&cluster, "pvc/own-v", "{.status.phase}", "Bound");
+    cluster.kubectl(["delete", "pod", "--all", "--grace-period=0", "--force"]).ok();
+    eventually("the pod's own claim is gone", || {
+        let left = cluster.kubectl(["get", "pvc", "-o", "name"]).stdout;
+        if left == "persistentvolumeclaim/data\n" { Ok(()) } else { Err(left) }
+    });
+    // Retained: the data stays, and nobody else gets it.
+    cluster.kubectl(["delete", "pvc", "data"]).ok();
+    becomes(&cluster, "pv/small", "{.status.phase}", "Released");
+    cluster.apply(&user("none", "persistentVolumeClaim: {claimName: none}", "")).ok();
+    eventually("a claim that does not exist is told", || {
+        let message = "{.status.conditions[?(@.type==\"PodScheduled\")].message}";
+        let found = jsonpath(&cluster, "pod/none", message);
+        let expected = "0/1 nodes are available: persistentvolumeclaim \"none\" not found. preemption: 0/1 nodes are \
+                        available: 1 Preemption is not helpful for scheduling.";
+        if found == expected { Ok(()) } else { Err(found) }
+    });
+    cluster.down().ok();
+    let left = cluster.machine.leftovers(&cluster.cgroup_marker());
+    assert!(left.is_empty(), "{left:?}");
+}

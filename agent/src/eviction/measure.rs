@@ -45,7 +45,7 @@ pub(super) fn on_disk(view: &View, layout: &Layout, usage: &mut Usage) {
                 total += used;
             }
             Kind::Files { .. } => total += size(&volume.path),
-            Kind::Memory { .. } | Kind::HostPath { .. } | Kind::Image { .. } => {}
+            Kind::Memory { .. } | Kind::HostPath { .. } | Kind::Image { .. } | Kind::Claim { .. } => {}
         }
     }
     usage.disk.total = total;

@@ -17,6 +17,7 @@ use manifests::k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use manifests::k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus};
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use manifests::k8s_openapi::jiff::Timestamp;
+use manifests::volumes::LOCAL_PATH;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::eviction::Thresholds;
 use crate::machine::Images;
+use crate::volume::reclaim;
 pub use facts::{Facts, Pressure};
 pub use status::{allocatable, capacity};
 
@@ -148,6 +150,7 @@ impl Reporter {
             metadata: ObjectMeta {
                 name: Some(self.identity.name.clone()),
                 labels: Some(status::labels(&self.identity)),
+                annotations: Some(self.annotations()),
                 ..ObjectMeta::default()
             },
             spec: Some(NodeSpec {
@@ -159,16 +162,25 @@ impl Reporter {
         }
     }
 
+    /// Where claims get their directories.
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let base = reclaim::directory(&self.identity.data_dir);
+        [(LOCAL_PATH.to_owned(), base.display().to_string())].into()
+    }
+
     /// Labels of ours that an existing object lacks, and its range, if it has none.
     async fn refresh(&self, node: Node) -> Result<Node, Error> {
         let wanted = status::labels(&self.identity);
         let have = node.metadata.labels.clone().unwrap_or_default();
-        let missing = wanted.iter().any(|(key, value)| have.get(key) != Some(value));
+        let noted = node.metadata.annotations.clone().unwrap_or_default();
+        let notes = self.annotations();
+        let missing = wanted.iter().any(|(key, value)| have.get(key) != Some(value))
+            || notes.iter().any(|(key, value)| noted.get(key) != Some(value));
         let no_range = node.spec.as_ref().is_none_or(|spec| spec.pod_cidr.is_none());
         if !missing && !no_range {
             return Ok(node);
         }
-        let mut patch = serde_json::json!({"metadata": {"labels": wanted}});
+        let mut patch = serde_json::json!({"metadata": {"labels": wanted, "annotations": notes}});
         if no_range {
             patch["spec"] =
                 serde_json::json!({"podCIDR": self.identity.pod_cidr, "podCIDRs": [self.identity.pod_cidr]});

@@ -2,12 +2,14 @@
 //!
 //! Whoever computes something from them (environment, volumes) gets a [`Snapshot`]: plain values, no waiting.
 
+mod claim;
 mod source;
 mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use claim::BoundClaim;
 use manifests::k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 pub use source::{ObjectSource, Subscription};
 pub use token::TokenKey;
@@ -44,6 +46,8 @@ pub struct Snapshot {
     pub secrets: BTreeMap<String, Seen<Secret>>,
     /// Tokens of service accounts.
     pub tokens: BTreeMap<TokenKey, Seen<String>>,
+    /// Claims with their volumes, by the claim's name.
+    pub claims: BTreeMap<String, Seen<BoundClaim>>,
 }
 
 /// An object that should be there and is not.
@@ -74,6 +78,12 @@ impl Snapshot {
     /// A Secret; `None` if it does not exist and need not.
     pub fn secret(&self, name: &str, optional: bool) -> Result<Option<&Secret>, LookupError> {
         find("secret", &self.secrets, name, optional)
+    }
+
+    /// A claim and its volume.
+    pub fn claim(&self, name: &str) -> Result<&BoundClaim, LookupError> {
+        let claim = find("persistentvolumeclaim", &self.claims, name, false)?;
+        claim.ok_or_else(|| LookupError::NotFound { kind: "persistentvolumeclaim", name: name.to_owned() })
     }
 
     /// A token of a service account.
@@ -110,12 +120,17 @@ pub struct References {
     pub secrets: BTreeSet<String>,
     /// Tokens of service accounts.
     pub tokens: BTreeSet<TokenKey>,
+    /// PersistentVolumeClaims.
+    pub claims: BTreeSet<String>,
 }
 
 impl References {
     /// Nothing at all.
     pub fn is_empty(&self) -> bool {
-        self.config_maps.is_empty() && self.secrets.is_empty() && self.tokens.is_empty()
+        self.config_maps.is_empty()
+            && self.secrets.is_empty()
+            && self.tokens.is_empty()
+            && self.claims.is_empty()
     }
 }
 
@@ -145,6 +160,7 @@ pub fn references(pod: &Pod) -> References {
             found.tokens.extend(token.map(|token| TokenKey::of(pod, token)));
         }
     }
+    found.claims.extend(manifests::volumes::claims_of(pod).into_iter().map(|used| used.claim));
     found.secrets.extend(spec.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()));
     found
 }
@@ -170,11 +186,13 @@ containers:
 volumes:
 - {name: a, configMap: {name: cm-vol}}
 - {name: b, secret: {secretName: s-vol}}
+- {name: d, persistentVolumeClaim: {claimName: pvc}}
 - {name: c, projected: {sources: [{configMap: {name: cm-proj}}, {secret: {name: s-proj}}, {serviceAccountToken: {path: t}}]}}
 ");
         let found = references(&pod);
         let names = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(" ");
         assert_eq!(names(&found.config_maps), "cm-init cm-key cm-proj cm-vol");
+        assert_eq!(names(&found.claims), "pvc");
         assert_eq!(names(&found.secrets), "pull s-from s-key s-proj s-vol");
         let token = TokenKey { service_account: "default".into(), audience: String::new(), expiration: 3600 };
         assert_eq!(found.tokens, BTreeSet::from([token]));

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::claim::{self, BoundClaim};
 use super::token::{self, TokenKey};
 use super::{References, Seen, Snapshot};
 use crate::disk::{self, Durability};
@@ -63,6 +64,7 @@ pub struct Subscription {
     config_maps: BTreeMap<String, Interest<ConfigMap>>,
     secrets: BTreeMap<String, Interest<Secret>>,
     tokens: BTreeMap<TokenKey, Interest<String>>,
+    claims: BTreeMap<String, Interest<BoundClaim>>,
 }
 
 #[derive(Debug)]
@@ -90,6 +92,16 @@ impl ObjectSource {
             let task = tokio::spawn(token::follow(asked, sender));
             let follower = Arc::new(Follower { seen: seen.clone(), task });
             subscription.tokens.insert(key.clone(), Interest { follower, seen });
+        }
+        for name in &references.claims {
+            // What a claim is bound to does not change: it is asked for once, for this pod.
+            let (sender, seen) = watch::channel(None);
+            let file = pod_dir.join(claim::file_name(name));
+            let asked =
+                claim::Asked { client: self.client.clone(), pod: pod.clone(), name: name.clone(), file };
+            let task = tokio::spawn(claim::follow(asked, sender));
+            let follower = Arc::new(Follower { seen: seen.clone(), task });
+            subscription.claims.insert(name.clone(), Interest { follower, seen });
         }
         for name in &references.config_maps {
             let interest = self.follow(&self.config_maps, "configmap", namespace, name);
@@ -139,6 +151,9 @@ impl Subscription {
         for (key, interest) in &mut self.tokens {
             snapshot.tokens.insert(key.clone(), interest.wait().await);
         }
+        for (name, interest) in &mut self.claims {
+            snapshot.claims.insert(name.clone(), interest.wait().await);
+        }
         snapshot
     }
 
@@ -165,7 +180,14 @@ impl Subscription {
                 }
             }) as std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>
         });
-        let all: Vec<_> = config_maps.chain(secrets).chain(tokens).collect();
+        let claims = self.claims.values_mut().map(|interest| {
+            Box::pin(async move {
+                if interest.seen.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }) as std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>
+        });
+        let all: Vec<_> = config_maps.chain(secrets).chain(tokens).chain(claims).collect();
         if all.is_empty() {
             std::future::pending::<()>().await;
         }
@@ -178,6 +200,7 @@ impl Subscription {
             config_maps: self.config_maps.iter().map(|(name, i)| (name.clone(), i.fork())).collect(),
             secrets: self.secrets.iter().map(|(name, i)| (name.clone(), i.fork())).collect(),
             tokens: self.tokens.iter().map(|(key, i)| (key.clone(), i.fork())).collect(),
+            claims: self.claims.iter().map(|(name, i)| (name.clone(), i.fork())).collect(),
         }
     }
 }

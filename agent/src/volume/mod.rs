@@ -2,5 +2,8 @@
 
 pub mod atomic;
 pub mod mount;
+pub mod owner;
 pub mod payload;
+pub mod persistent;
 pub mod plan;
+pub mod reclaim;

@@ -55,6 +55,17 @@ pub enum MountError {
         #[source]
         source: Errno,
     },
+    /// Showing a directory of the node.
+    #[error("mounting {origin} on {path}")]
+    Source {
+        /// On the node.
+        origin: PathBuf,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
     /// A host path is not what it should be.
     #[error("hostPath type check failed: {path} is not {expected}")]
     HostPathType {
@@ -174,6 +185,32 @@ pub fn is_mount_point(path: &Path) -> bool {
     let device = |path: &Path| rustix::fs::stat(path).ok().map(|stat| stat.st_dev);
     let parent = path.parent().unwrap_or(path);
     device(path).is_some() && device(path) != device(parent)
+}
+
+/// Shows a directory of the node at a place of the pod's, with all that is mounted below it. One that is shown stays.
+pub fn bind(source: &Path, path: &Path, read_only: bool) -> Result<(), MountError> {
+    directory(path)?;
+    if is_bound(path) {
+        return Ok(());
+    }
+    let failed =
+        |error| MountError::Source { origin: source.to_owned(), path: path.to_owned(), source: error };
+    // Before it is in its place, so that nobody ever sees it writable.
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let tree = rustix::mount::open_tree(CWD, source, flags).map_err(failed)?;
+    rustix::mount::move_mount(&tree, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(failed)?;
+    if read_only {
+        rustix::mount::mount_remount(path, MountFlags::BIND | MountFlags::RDONLY, "").map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Whether the place is the root of a mount, of whatever file system.
+pub(super) fn is_bound(path: &Path) -> bool {
+    let found = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, rustix::fs::StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
 }
 
 /// The files of an image, for reading only. `layers` are directories, topmost first. One that is mounted stays.

@@ -178,6 +178,7 @@ mod tests {
                 TokenKey { service_account: "default".into(), audience: "vault".into(), expiration: 600 },
                 Seen::Present(Arc::new("secret-token".to_owned())),
             )]),
+            claims: BTreeMap::new(),
         };
         let planned = plan(&pod, Path::new("/p")).unwrap().remove(0);
         let Kind::Files { sources, mode } = planned.kind else { panic!("{volume} has no files") };

@@ -6,6 +6,7 @@ use manifests::k8s_openapi::api::core::v1::{
     ConfigMapProjection, DownwardAPIProjection, Pod, SecretProjection, ServiceAccountTokenProjection, Volume,
 };
 use manifests::quantity::Quantity;
+use manifests::volumes::claims_of;
 
 /// Mode of files whose volume says nothing.
 pub const DEFAULT_MODE: u32 = 0o644;
@@ -42,6 +43,13 @@ pub enum Kind {
         reference: String,
         /// When it is fetched: `Always`, `IfNotPresent` or `Never`.
         policy: String,
+    },
+    /// What a claim is bound to.
+    Claim {
+        /// Name of the claim.
+        claim: String,
+        /// Nobody in the pod writes to it.
+        read_only: bool,
     },
     /// Files that are made of API objects.
     Files {
@@ -114,10 +122,10 @@ pub enum PlanError {
 /// Plans all volumes of `pod`, whose directory is `pod_dir`.
 pub fn plan(pod: &Pod, pod_dir: &Path) -> Result<Vec<VolumePlan>, PlanError> {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
-    volumes.iter().map(|volume| plan_one(volume, pod_dir)).collect()
+    volumes.iter().map(|volume| plan_one(pod, volume, pod_dir)).collect()
 }
 
-fn plan_one(volume: &Volume, pod_dir: &Path) -> Result<VolumePlan, PlanError> {
+fn plan_one(pod: &Pod, volume: &Volume, pod_dir: &Path) -> Result<VolumePlan, PlanError> {
     let name = volume.name.clone();
     let at = |plugin: &str| pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&name);
     let mode = |mode: Option<i32>| mode.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(DEFAULT_MODE);
@@ -163,6 +171,10 @@ fn plan_one(volume: &Volume, pod_dir: &Path) -> Result<VolumePlan, PlanError> {
             sources.push(planned.ok_or_else(|| PlanError::UnsupportedProjection { name: name.clone() })?);
         }
         (at("projected"), Kind::Files { sources, mode: mode(source.default_mode) })
+    } else if let Some(used) = claims_of(pod).into_iter().find(|used| used.volume == name) {
+        let source = volume.persistent_volume_claim.as_ref();
+        let read_only = source.and_then(|source| source.read_only).unwrap_or(false);
+        (at("persistent-claim"), Kind::Claim { claim: used.claim, read_only })
     } else if let Some(source) = &volume.image {
         let reference = source.reference.clone().unwrap_or_default();
         let policy = source.pull_policy.clone().filter(|policy| !policy.is_empty());
@@ -177,7 +189,7 @@ fn plan_one(volume: &Volume, pod_dir: &Path) -> Result<VolumePlan, PlanError> {
     Ok(VolumePlan { name, path, kind })
 }
 
-fn host_path_type(text: &str) -> Option<HostPathType> {
+pub(super) fn host_path_type(text: &str) -> Option<HostPathType> {
     Some(match text {
         "" => HostPathType::Unset,
         "DirectoryOrCreate" => HostPathType::DirectoryOrCreate,
@@ -245,6 +257,13 @@ mod tests {
             Ok((
                 "/p/volumes/kubernetes.io~image/v",
                 Kind::Image { reference: "x/y:1".into(), policy: "Never".into() },
+            )),
+        );
+        check(
+            "persistentVolumeClaim: {claimName: c, readOnly: true}",
+            Ok((
+                "/p/volumes/kubernetes.io~persistent-claim/v",
+                Kind::Claim { claim: "c".into(), read_only: true },
             )),
         );
         check("nfs: {server: s, path: /}", Err("volume \"v\" has a type that this node does not support"));

@@ -8,6 +8,7 @@ pub(crate) mod namespace_lifecycle;
 pub(crate) mod node_restriction;
 pub(crate) mod priority;
 pub(crate) mod service_account;
+pub(crate) mod storage;
 
 use manifests::status::ApiError;
 

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use manifests::k8s_openapi::api::core::v1::PersistentVolume;
 use manifests::k8s_openapi::api::rbac::v1::PolicyRule;
+use manifests::volumes::{LOCAL_PATH_NODE, LOCAL_PATH_PROVISIONER, PROVISIONED_BY, annotation};
 use serde_json::Value;
 
 use super::{Policy, rule};
@@ -115,7 +117,15 @@ impl ApiServer {
                 matches!(action.verb, "get" | "update" | "patch")
                     && referred(&|found| found.claims.contains(name), "")
             }
-            ("", "persistentvolumes", "") => action.verb == "get" && self.claims_volume(&env, node, name),
+            ("", "persistentvolumes", "") => match action.verb {
+                // Which of its directories may go: whatever a volume says of its claim, it holds no secrets.
+                "list" | "watch" => true,
+                "get" => self.claims_volume(&env, node, name),
+                "delete" => {
+                    env.decode("", "persistentvolumes", name).is_some_and(|found| has_removed(node, &found))
+                }
+                _ => false,
+            },
             ("", "serviceaccounts", "token") => {
                 action.verb == "create"
                     && pods(&env, node, action.namespace, name)
@@ -149,6 +159,15 @@ impl ApiServer {
     }
 }
 
+/// Whether a volume is a directory of the node's, which it removes now that nobody claims it.
+fn has_removed(node: &str, volume: &PersistentVolume) -> bool {
+    let policy = volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
+    let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+    annotation(&volume.metadata, LOCAL_PATH_NODE) == Some(node)
+        && annotation(&volume.metadata, PROVISIONED_BY) == Some(LOCAL_PATH_PROVISIONER)
+        && (policy, phase) == (Some("Delete"), Some("Released"))
+}
+
 /// What every node may, by the role of that name, which nobody is bound to.
 fn every_node(policy: &Policy, action: &Action<'_>) -> bool {
     let rules = policy.cluster_roles.get(ROLE);
@@ -159,6 +178,23 @@ fn every_node(policy: &Policy, action: &Action<'_>) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_node_deletes_its_own_released_volumes() {
+        let volume = |node: &str, phase: &str, policy: &str| {
+            let annotations =
+                json!({"coracle/node": node, "pv.kubernetes.io/provisioned-by": "coracle/local-path"});
+            let value = json!({
+                "metadata": {"annotations": annotations},
+                "spec": {"persistentVolumeReclaimPolicy": policy}, "status": {"phase": phase},
+            });
+            has_removed("n", &serde_json::from_value(value).unwrap())
+        };
+        assert!(volume("n", "Released", "Delete"));
+        assert!(!volume("m", "Released", "Delete"));
+        assert!(!volume("n", "Bound", "Delete"));
+        assert!(!volume("n", "Released", "Retain"));
+    }
 
     #[test]
     fn references() {

@@ -9,10 +9,12 @@ use manifests::k8s_openapi::api::{
 };
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use manifests::status::ApiError;
+use manifests::volumes::{CLAIM_PROTECTION, VOLUME_PROTECTION};
 use manifests::{default, validate};
 
 use super::env::Env;
 use super::kind::{Kind, Part};
+use crate::admission::storage as storage_admission;
 use crate::fields::SelectableField;
 use crate::write::metadata::next_generation;
 
@@ -68,17 +70,6 @@ macro_rules! starts_without_status {
     ($object:ty) => {
         fn prepare_create(object: &mut $object, _: &Env<'_>) -> Result<(), ApiError> {
             object.status = Some(Default::default());
-            Ok(())
-        }
-    };
-}
-
-/// A claim or volume waits for its other half.
-macro_rules! starts_pending {
-    ($object:ty) => {
-        fn prepare_create(object: &mut $object, _: &Env<'_>) -> Result<(), ApiError> {
-            object.status = Some(Default::default());
-            object.status.get_or_insert_default().phase = Some("Pending".to_owned());
             Ok(())
         }
     };
@@ -171,16 +162,29 @@ with_status! {
         Ok(())
     }
 }
-with_status!(
+with_status! {
     PersistentVolume, core::PersistentVolume, default::persistent_volume, validate::persistent_volume,
     validate::persistent_volume_update, volume_status, false,
-    starts_pending!(core::PersistentVolume);
-);
-with_status!(
+
+    fn prepare_create(object: &mut core::PersistentVolume, _: &Env<'_>) -> Result<(), ApiError> {
+        let pending = core::PersistentVolumeStatus { phase: Some("Pending".to_owned()), ..Default::default() };
+        object.status = Some(pending);
+        storage_admission::protect(&mut object.metadata, VOLUME_PROTECTION);
+        Ok(())
+    }
+}
+with_status! {
     PersistentVolumeClaim, core::PersistentVolumeClaim, default::persistent_volume_claim,
     validate::persistent_volume_claim, validate::persistent_volume_claim_update, claim_status, false,
-    starts_pending!(core::PersistentVolumeClaim);
-);
+
+    fn prepare_create(object: &mut core::PersistentVolumeClaim, env: &Env<'_>) -> Result<(), ApiError> {
+        let pending = core::PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..Default::default() };
+        object.status = Some(pending);
+        storage_admission::protect(&mut object.metadata, CLAIM_PROTECTION);
+        storage_admission::choose_class(object, || env.all("storage.k8s.io", "storageclasses"));
+        Ok(())
+    }
+}
 with_status!(
     VolumeAttachment, storage::VolumeAttachment, nothing, validate::volume_attachment,
     validate::volume_attachment_update, attachment_status, false,

@@ -148,6 +148,11 @@ async fn each_lives_and_has_its_columns() {
             .collect();
         assert_eq!(json!(shown), expected, "{collection}");
         cluster.delete(&path).await.expect(200);
+        if made["metadata"]["finalizers"].is_array() {
+            // Claims and volumes stay until a controller says that nobody uses them.
+            let freed = json!({"metadata": {"finalizers": null}});
+            cluster.patch(&path, "merge", freed).await.expect(200);
+        }
         cluster.get(&path).await.refused(404, "NotFound");
         object["metadata"]["name"] = "Not a name".into();
         cluster.post(collection, object).await.refused(422, "Invalid");

@@ -11,6 +11,7 @@ pub mod node_ports;
 pub mod node_unschedulable;
 pub mod resources_fit;
 pub mod taint_toleration;
+pub mod volume_binding;
 
 use std::borrow::Cow;
 
@@ -18,6 +19,7 @@ use manifests::k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use crate::pod_info::PodInfo;
 use crate::snapshot::{NodeFacts, NodeInfo, Snapshot};
+use volume_binding::Storage;
 
 /// The best score.
 pub const MAX_SCORE: i64 = 100;
@@ -41,6 +43,8 @@ pub enum Plugin {
     NodeResourcesBalancedAllocation,
     /// Nodes that hold the images.
     ImageLocality,
+    /// Claims and their volumes.
+    VolumeBinding,
 }
 
 impl Plugin {
@@ -55,6 +59,7 @@ impl Plugin {
             Self::NodeResourcesFit => "NodeResourcesFit",
             Self::NodeResourcesBalancedAllocation => "NodeResourcesBalancedAllocation",
             Self::ImageLocality => "ImageLocality",
+            Self::VolumeBinding => "VolumeBinding",
         }
     }
 }
@@ -71,7 +76,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn because(plugin: Plugin, reason: impl Into<Cow<'static, str>>, resolvable: bool) -> Self {
+    pub(crate) fn because(plugin: Plugin, reason: impl Into<Cow<'static, str>>, resolvable: bool) -> Self {
         Self { plugin, reasons: vec![reason.into()], resolvable }
     }
 }
@@ -83,26 +88,35 @@ pub struct Request<'a> {
     pub spec: Cow<'a, PodSpec>,
     /// What it would take.
     pub info: PodInfo,
+    /// What its claims ask of the node.
+    pub storage: Storage,
 }
 
 impl<'a> Request<'a> {
     /// Reads a pod.
     pub fn of(pod: &'a Pod) -> Self {
         let spec = pod.spec.as_ref().map_or_else(|| Cow::Owned(PodSpec::default()), Cow::Borrowed);
-        Self { spec, info: PodInfo::of(pod) }
+        Self { spec, info: PodInfo::of(pod), storage: Storage::default() }
+    }
+
+    /// The same, with its claims as the snapshot has them.
+    pub fn within(snapshot: &Snapshot, pod: &'a Pod) -> Self {
+        let storage = snapshot.catalog.as_ref().map(|catalog| Storage::of(pod, catalog));
+        Self { storage: storage.unwrap_or_default(), ..Self::of(pod) }
     }
 }
 
 type Filter = fn(&Request<'_>, &NodeFacts, &NodeInfo) -> Option<Refusal>;
 
 /// In upstream's order: the message names the first that refuses.
-pub const FILTERS: [Filter; 6] = [
+pub const FILTERS: [Filter; 7] = [
     node_unschedulable::filter,
     node_name::filter,
     taint_toleration::filter,
     node_affinity::filter,
     node_ports::filter,
     resources_fit::filter,
+    volume_binding::filter,
 ];
 
 /// How raw scores become 0–100.

@@ -16,6 +16,8 @@ pub(super) enum Outcome {
     Gone,
     /// The API server refused, and the pod has no node.
     Failed(Error),
+    /// Its volumes could not be had, in words for the user.
+    NoVolumes(String),
 }
 
 pub(super) async fn bind(client: &Client, pod: &Pod, node: &str) -> Outcome {
@@ -60,7 +62,7 @@ mod tests {
             let name = match outcome {
                 Outcome::Bound => "bound",
                 Outcome::Gone => "gone",
-                Outcome::Failed(_) => "failed",
+                Outcome::Failed(_) | Outcome::NoVolumes(_) => "failed",
             };
             assert_eq!(name, expected);
         };

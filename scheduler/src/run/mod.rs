@@ -17,6 +17,7 @@
 mod bind;
 mod condition;
 mod evict;
+mod volumes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,17 +30,19 @@ use client::{
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use manifests::k8s_openapi::api::core::v1::{Node, Pod};
+use manifests::k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use manifests::k8s_openapi::api::storage::v1::StorageClass;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::bind::Outcome;
 use self::condition::Nomination;
 use crate::plugins::Plugin;
+use crate::plugins::volume_binding::Catalog;
 use crate::pod_info::PodInfo;
 use crate::preempt::{Candidate, Preemption};
 use crate::queue::{Plugins, Queue};
-use crate::schedule::schedule;
+use crate::schedule::{Placement, schedule};
 use crate::snapshot::Snapshot;
 use crate::unschedulable::Unschedulable;
 
@@ -127,6 +130,9 @@ struct Scheduler {
     name: String,
     pods: Cache<Pod>,
     nodes: Cache<Node>,
+    claims: Cache<PersistentVolumeClaim>,
+    volumes: Cache<PersistentVolume>,
+    classes: Cache<StorageClass>,
     events: EventRecorder,
     snapshot: Snapshot,
     queue: Queue,
@@ -143,8 +149,11 @@ impl Scheduler {
             name: options.scheduler_name.clone(),
             pods: informers.cache::<Pod>(),
             nodes: informers.cache::<Node>(),
+            claims: informers.cache(),
+            volumes: informers.cache(),
+            classes: informers.cache(),
             events,
-            snapshot: Snapshot::new(),
+            snapshot: Snapshot::with(Catalog::default()),
             queue: Queue::new(),
             known: HashMap::new(),
             seen: HashMap::new(),
@@ -156,11 +165,29 @@ impl Scheduler {
         tokio::select! {
             () = stop.cancelled() => return,
             // Half a snapshot would show nodes emptier than they are.
-            () = async { self.nodes.wait_synced().await; self.pods.wait_synced().await } => {}
+            () = async {
+                self.nodes.wait_synced().await;
+                self.pods.wait_synced().await;
+                self.claims.wait_synced().await;
+                self.volumes.wait_synced().await;
+                self.classes.wait_synced().await;
+            } => {}
         }
         let mut pod_keys = self.pods.changes();
         let mut node_keys = self.nodes.changes();
+        let mut claim_keys = self.claims.changes();
+        let mut volume_keys = self.volumes.changes();
+        let mut class_keys = self.classes.changes();
         loop {
+            while let Some(key) = claim_keys.try_next() {
+                self.observe_claim(key);
+            }
+            while let Some(key) = volume_keys.try_next() {
+                self.observe_volume(&key);
+            }
+            while let Some(key) = class_keys.try_next() {
+                self.observe_class(&key);
+            }
             while let Some(key) = node_keys.try_next() {
                 self.observe_node(&key);
             }
@@ -188,6 +215,9 @@ impl Scheduler {
                 () = stop.cancelled() => return,
                 Some(done) = self.jobs.next() => self.settle(done),
                 key = node_keys.next() => self.observe_node(&key),
+                key = claim_keys.next() => self.observe_claim(key),
+                key = volume_keys.next() => self.observe_volume(&key),
+                key = class_keys.next() => self.observe_class(&key),
                 key = pod_keys.next() => self.observe_pod(&key),
                 () = async { match wake {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -213,6 +243,36 @@ impl Scheduler {
         if helps != Plugins::default() {
             self.queue.event(helps, now);
         }
+    }
+
+    fn observe_claim(&mut self, key: ObjectKey) {
+        let claim = self.claims.get(&key);
+        let claims = &mut self.snapshot.catalog.get_or_insert_default().claims;
+        match claim {
+            Some(claim) => drop(claims.insert(key, claim)),
+            None => drop(claims.remove(&key)),
+        }
+        self.queue.event(storage_changed(), Instant::now());
+    }
+
+    fn observe_volume(&mut self, key: &ObjectKey) {
+        let volume = self.volumes.get(key);
+        let volumes = &mut self.snapshot.catalog.get_or_insert_default().volumes;
+        match volume {
+            Some(volume) => drop(volumes.insert(key.name.clone(), volume)),
+            None => drop(volumes.remove(&key.name)),
+        }
+        self.queue.event(storage_changed(), Instant::now());
+    }
+
+    fn observe_class(&mut self, key: &ObjectKey) {
+        let class = self.classes.get(key);
+        let classes = &mut self.snapshot.catalog.get_or_insert_default().classes;
+        match class {
+            Some(class) => drop(classes.insert(key.name.clone(), class)),
+            None => drop(classes.remove(&key.name)),
+        }
+        self.queue.event(storage_changed(), Instant::now());
     }
 
     /// Brings what we know of a pod in line with the cache, whatever happened in between.
@@ -277,17 +337,20 @@ impl Scheduler {
             }
             let Some(pod) = self.queue.pop(Instant::now()) else { return };
             match schedule(&self.snapshot, &pod) {
-                Ok(placement) => self.assume(pod, placement.node),
+                Ok(placement) => self.assume(pod, placement),
                 Err(unschedulable) => self.refuse(&pod, &unschedulable),
             }
         }
     }
 
-    fn assume(&mut self, pod: Arc<Pod>, node: String) {
+    fn assume(&mut self, pod: Arc<Pod>, Placement { node, volumes: decisions, .. }: Placement) {
         self.snapshot.add_pod(&node, Arc::new(PodInfo::of(&pod)));
         self.known.insert(pod.key(), Known::Assumed { uid: pod.uid().to_owned() });
-        let client = self.client.clone();
+        let (client, claims) = (self.client.clone(), self.claims.clone());
         self.jobs.push(Box::pin(async move {
+            if let Err(why) = volumes::bind(&client, &claims, &decisions, &node).await {
+                return Done::Bind { pod, node, outcome: Outcome::NoVolumes(why) };
+            }
             let outcome = bind::bind(&client, &pod, &node).await;
             Done::Bind { pod, node, outcome }
         }));
@@ -370,6 +433,12 @@ impl Scheduler {
                 return;
             }
             Outcome::Gone => {}
+            Outcome::NoVolumes(why) => {
+                let message = format!("running PreBind plugin \"VolumeBinding\": {why}");
+                tracing::warn!(pod = %key, node, message, "no volumes");
+                self.events.warning(&*pod, "FailedScheduling", message.as_str());
+                self.report(&pod, "SchedulerError", message, Nomination::Keep);
+            }
             Outcome::Failed(error) => {
                 let message = format!("binding rejected: {}", ErrorChain(&error));
                 tracing::warn!(pod = %key, node, message, "binding failed");
@@ -395,18 +464,26 @@ fn pods_take_less() -> Plugins {
     [Plugin::NodeResourcesFit, Plugin::NodePorts].into_iter().collect()
 }
 
+/// Whose verdict may change with claims, volumes and classes.
+fn storage_changed() -> Plugins {
+    [Plugin::VolumeBinding].into_iter().collect()
+}
+
 /// Whose verdict may change with what has changed about a node.
 fn node_change(before: &Node, after: &Node) -> Plugins {
     let mut plugins = Vec::new();
     let (old, new) = (before.spec.as_ref(), after.spec.as_ref());
     if before.metadata.labels != after.metadata.labels {
-        plugins.push(Plugin::NodeAffinity);
+        plugins.extend([Plugin::NodeAffinity, Plugin::VolumeBinding]);
     }
     if old.and_then(|spec| spec.taints.as_ref()) != new.and_then(|spec| spec.taints.as_ref()) {
         plugins.extend([Plugin::TaintToleration, Plugin::NodeUnschedulable]);
     }
     if old.and_then(|spec| spec.unschedulable) != new.and_then(|spec| spec.unschedulable) {
         plugins.push(Plugin::NodeUnschedulable);
+    }
+    if before.metadata.annotations != after.metadata.annotations {
+        plugins.push(Plugin::VolumeBinding);
     }
     let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
     if allocatable(before) != allocatable(after) {

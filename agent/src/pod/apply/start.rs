@@ -264,12 +264,12 @@ fn prepare(
     let (hostname, files) = etc_files(context, pod, &pod_dir, addresses, termination_log)?;
 
     let plans = plan(pod, &pod_dir)?;
-    let is_image =
-        |name: &str| plans.iter().any(|plan| plan.name == name && matches!(plan.kind, Kind::Image { .. }));
+    let only_read = |kind: &Kind| matches!(kind, Kind::Image { .. } | Kind::Claim { read_only: true, .. });
+    let is_fixed = |name: &str| plans.iter().any(|plan| plan.name == name && only_read(&plan.kind));
     let places = plans.iter().map(|volume| (volume.name.clone(), volume.path.clone())).collect();
     let mut volumes = volume_mounts(container, &places, env)?;
     // Others use the same files.
-    volumes.iter_mut().filter(|mount| is_image(&mount.volume)).for_each(|mount| mount.read_only = true);
+    volumes.iter_mut().filter(|mount| is_fixed(&mount.volume)).for_each(|mount| mount.read_only = true);
     for (index, volume) in volumes.iter_mut().enumerate() {
         let Some(sub_path) = &volume.sub_path else { continue };
         let target = pod_dir.join("volume-subpaths").join(&container.name).join(index.to_string());

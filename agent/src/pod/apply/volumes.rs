@@ -17,6 +17,7 @@ use crate::names;
 use crate::objects::{Snapshot, Subscription};
 use crate::volume::mount::{self, MountError};
 use crate::volume::payload::payload;
+use crate::volume::persistent::{self, Group};
 use crate::volume::plan::{Kind, VolumePlan, plan};
 
 /// What volumes are made from.
@@ -117,6 +118,14 @@ fn prepare_one(
         Kind::EmptyDir => mount::empty_dir(&plan.path, group).map_err(told),
         Kind::Memory { size } => mount::memory(&plan.path, *size, group).map_err(told),
         Kind::HostPath { expect } => mount::host_path(&plan.path, *expect).map_err(told),
+        Kind::Claim { claim, read_only } => {
+            let bound = objects.claim(claim).map_err(|error| error.to_string())?;
+            let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+            let policy = context.and_then(|context| context.fs_group_change_policy.as_deref());
+            let group = group.map(|id| Group { id, root_only: policy == Some("OnRootMismatch") });
+            persistent::mount(&bound.volume, &plan.path, *read_only, group)
+                .map_err(|error| ErrorChain(&error).to_string())
+        }
         // Without layers it is mounted already, and stays what it was when the pod began.
         Kind::Image { .. } => match layers.get(&plan.name) {
             Some(layers) => mount::image(&plan.path, layers).map_err(told),
