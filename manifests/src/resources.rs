@@ -18,6 +18,51 @@ pub fn pod_requests(pod: &Pod) -> Amounts {
     pod.spec.as_ref().map(spec_requests).unwrap_or_default()
 }
 
+/// The same for a pod that runs: while its resources change in place, the larger of what it asks for, what it was granted,
+/// and what it has is not free for others. One that asks for what the node never had gets no more than it has.
+pub fn pod_requests_in_use(pod: &Pod) -> Amounts {
+    let Some(spec) = &pod.spec else { return Amounts::new() };
+    let status = pod.status.as_ref();
+    let statuses = || {
+        let running = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+        let initial = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
+        running.iter().chain(initial)
+    };
+    let requests = |container: &Container| {
+        container.resources.as_ref().and_then(|resources| resources.requests.clone()).unwrap_or_default()
+    };
+    let differs = |container: &Container| {
+        let own = statuses().find(|status| status.name == container.name);
+        own.and_then(|status| status.allocated_resources.as_ref())
+            .is_some_and(|granted| *granted != requests(container))
+    };
+    let all = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    if !all().any(differs) {
+        return spec_requests(spec);
+    }
+    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let infeasible = conditions.iter().any(|condition| {
+        condition.type_ == "PodResizePending"
+            && condition.status == "True"
+            && condition.reason.as_deref() == Some("Infeasible")
+    });
+    let mut spec = spec.clone();
+    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        let Some(own) = statuses().find(|status| status.name == container.name) else { continue };
+        let Some(granted) = &own.allocated_resources else { continue };
+        let held = own.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+        let mut most = if infeasible { BTreeMap::new() } else { requests(container) };
+        for (name, amount) in granted.iter().chain(held.into_iter().flatten()) {
+            let larger = most.get(name).is_none_or(|known| Quantity::of(known) < Quantity::of(amount));
+            if larger {
+                most.insert(name.clone(), amount.clone());
+            }
+        }
+        container.resources.get_or_insert_default().requests = Some(most);
+    }
+    spec_requests(&spec)
+}
+
 /// What the pod as a whole may use; only resources for which every running container has a limit are bounded,
 /// which is for the caller to look at.
 pub fn pod_limits(pod: &Pod) -> Amounts {
@@ -127,6 +172,31 @@ mod tests {
 
     fn container(cpu: &str) -> Value {
         json!({"resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}}})
+    }
+
+    #[test]
+    fn what_is_not_free_while_a_pod_is_resized() {
+        let check = |asked: &str, granted: &str, held: &str, reason: &str, expected: &str| {
+            let pod: Pod = serde_json::from_value(serde_json::json!({
+                "spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": asked}}}]},
+                "status": {
+                    "conditions": [{"type": "PodResizePending", "status": "True", "reason": reason}],
+                    "containerStatuses": [{
+                        "name": "a", "ready": true, "restartCount": 0, "image": "", "imageID": "",
+                        "allocatedResources": {"cpu": granted}, "resources": {"requests": {"cpu": held}},
+                    }],
+                },
+            }))
+            .unwrap();
+            let found = pod_requests_in_use(&pod)["cpu"];
+            assert_eq!(found, Quantity::parse(expected).unwrap(), "{asked} {granted} {held} {reason}");
+        };
+        check("1", "1", "1", "", "1");
+        check("2", "1", "1", "Deferred", "2");
+        check("1", "1", "2", "", "1");
+        check("1", "2", "2", "", "2");
+        check("500m", "1", "2", "", "2");
+        check("64", "1", "1", "Infeasible", "1");
     }
 
     #[test]

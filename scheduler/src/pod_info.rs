@@ -59,7 +59,7 @@ impl PodInfo {
     /// Reads a pod.
     pub fn of(pod: &Pod) -> Self {
         let spec = pod.spec.as_ref();
-        let amounts = manifests::resources::pod_requests(pod);
+        let amounts = manifests::resources::pod_requests_in_use(pod);
         let requests =
             Resources::from_amounts(amounts.iter().map(|(name, quantity)| (name.as_str(), *quantity)));
         Self {
