@@ -10,7 +10,7 @@ pub mod events;
 pub mod eviction;
 #[cfg(test)]
 mod fixture;
-mod hooks;
+pub mod hooks;
 pub mod images;
 pub mod inotify;
 pub mod logs;

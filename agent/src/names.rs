@@ -30,6 +30,8 @@ pub mod label {
     pub const TERMINATION_LOG: &str = "coracle.termination-log";
     /// The signal that asks it to end.
     pub const STOP_SIGNAL: &str = "coracle.stop-signal";
+    /// The container's preStop hook, which needs nothing else to be run.
+    pub const PRE_STOP: &str = "coracle.pre-stop";
     /// Whom the container's first process runs as, as statuses have it.
     pub const USER: &str = "coracle.user";
     /// How many sandboxes the pod had before this one.

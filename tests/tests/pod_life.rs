@@ -524,8 +524,9 @@ fn a_node_that_goes_down_lets_pods_end_in_order() {
         )
     };
     let sidecar = format!("initContainers: [{}]", talker("sidecar", ", restartPolicy: Always"));
+    let hook = ", lifecycle: {preStop: {exec: {command: [sh, -c, 'echo hook runs >>/s/log; sleep 1']}}}";
     let yaml = pod("critical", "", "priorityClassName: system-node-critical")
-        + &pod("ordinary", "", &sidecar)
+        + &pod("ordinary", hook, &sidecar)
         + &pod("stubborn", "", "terminationGracePeriodSeconds: 1").replace("exit 0", "true");
     node.apply(&yaml);
     node.cluster
@@ -536,6 +537,9 @@ fn a_node_that_goes_down_lets_pods_end_in_order() {
     node.cluster.coracle_local(&["down", "--grace-period=20", "--grace-period-critical=10"]).ok();
     let log = std::fs::read_to_string(Path::new(&shared).join("log")).unwrap();
     let ends: Vec<&str> = log.lines().filter(|line| line.contains("stops")).collect();
+    // The hook runs to its end before the signal.
+    let line = |wanted: &str| log.lines().position(|line| line == wanted);
+    assert!(line("hook runs").unwrap() < line("ordinary stops").unwrap(), "{log}");
     let place = |name: &str| ends.iter().position(|line| *line == format!("{name} stops"));
     assert!(place("ordinary").unwrap() < place("sidecar").unwrap(), "{ends:?}");
     assert!(place("sidecar").unwrap() < place("critical").unwrap(), "{ends:?}");

@@ -41,6 +41,11 @@ impl Sandboxes for Arc<Runtime> {
     }
 }
 
+/// A sandbox of the runtime as pods have it.
+pub(crate) fn sandbox(sandbox: Arc<Sandbox>) -> Arc<dyn PodSandbox> {
+    Arc::new(RealSandbox(sandbox))
+}
+
 #[derive(Debug)]
 struct RealSandbox(Arc<Sandbox>);
 

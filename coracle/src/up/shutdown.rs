@@ -16,6 +16,9 @@ use tokio::time::{Instant, timeout_at};
 /// Pods of this priority and above keep the cluster alive.
 const CRITICAL: i32 = 2_000_000_000;
 
+/// What a container has after its preStop hook, however long that took.
+const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+
 /// How long pods may take to end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Periods {
@@ -62,25 +65,56 @@ fn own_period(sandbox: &Sandbox) -> Duration {
 }
 
 /// Containers first, then sidecars, the last one first, as in a deletion.
-async fn end_pod(sandbox: &Sandbox, deadline: Instant) {
-    let mut steps: BTreeMap<std::cmp::Reverse<u32>, Vec<(String, Signal)>> = BTreeMap::new();
+async fn end_pod(sandbox: &Arc<Sandbox>, deadline: Instant) {
+    let mut steps: BTreeMap<std::cmp::Reverse<u32>, Vec<Step>> = BTreeMap::new();
     for container in sandbox.containers().await.unwrap_or_default() {
         if matches!(container.status, ContainerStatus::Running { .. }) {
             let place = number(&container.labels, label::SIDECAR).unwrap_or(u32::MAX);
             let signal = number(&container.labels, label::STOP_SIGNAL).unwrap_or(Signal::TERM);
-            steps.entry(std::cmp::Reverse(place)).or_default().push((container.id, signal));
+            let hook = container.labels.get(label::PRE_STOP).cloned();
+            let step = Step { id: container.id, hook, signal };
+            steps.entry(std::cmp::Reverse(place)).or_default().push(step);
         }
     }
     for containers in steps.into_values() {
-        let ends = containers.into_iter().map(|(id, signal)| async move {
-            // One that has ended meanwhile is what was wanted.
-            let _ = sandbox.signal(&id, signal).await;
-            let _ = sandbox.wait(&id).await;
-        });
-        if timeout_at(deadline, join_all(ends)).await.is_err() {
+        let ends = containers.into_iter().map(|step| end_container(sandbox, step, deadline));
+        join_all(ends).await;
+        if Instant::now() >= deadline {
             return;
         }
     }
+}
+
+/// How a container is asked to end.
+struct Step {
+    id: String,
+    /// Its preStop hook, as it was kept.
+    hook: Option<String>,
+    signal: Signal,
+}
+
+/// The hook has the container's time; one that takes all of it leaves a little for the signal that follows.
+async fn end_container(sandbox: &Arc<Sandbox>, step: Step, deadline: Instant) {
+    let Step { id, hook, signal } = step;
+    let ended = async {
+        // One that has ended meanwhile is what was wanted.
+        let _ = sandbox.wait(&id).await;
+    };
+    let mut ended = std::pin::pin!(ended);
+    let mut until = deadline;
+    if let Some(hook) = hook {
+        tokio::select! {
+            () = &mut ended => return,
+            result = timeout_at(deadline, agent::hooks::run_kept(&hook, sandbox, &id)) => {
+                if let Ok(Err(error)) = result {
+                    tracing::warn!(container = id, error, "PreStopHook failed");
+                }
+            }
+        }
+        until = until.max(Instant::now() + MINIMUM_GRACE);
+    }
+    let _ = sandbox.signal(&id, signal).await;
+    let _ = timeout_at(until, ended).await;
 }
 
 #[cfg(test)]

@@ -399,6 +399,9 @@ fn container_spec(
     if let Some((place, _)) = place {
         labels.insert(label::SIDECAR.to_owned(), place.to_string());
     }
+    if let Some(hook) = hooks::keep(container, input.addresses.first().map_or("127.0.0.1", String::as_str)) {
+        labels.insert(label::PRE_STOP.to_owned(), hook);
+    }
     if let Some(delay) = input.delay {
         labels.insert(label::BACKOFF.to_owned(), delay.as_secs().to_string());
     }
