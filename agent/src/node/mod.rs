@@ -118,12 +118,16 @@ impl Reporter {
             let pressure = Pressure::of(&self.thresholds.shortages(&facts.supplies));
             status::status(&self.identity, &facts, pressure, &images, before, Timestamp::now())
         };
-        let due = self
-            .reported
-            .as_ref()
-            .is_none_or(|(have, at)| at.elapsed() >= REPORT || !status::same(have, &status));
+        // What the server has may be somebody else's word: a node that was silent for too long is given up, and only it can say that
+        // it is back.
+        let found = nodes.get_opt(&self.identity.name).await?;
+        let due = found.as_ref().is_none_or(|node| status::is_contradicted(node, &status))
+            || self
+                .reported
+                .as_ref()
+                .is_none_or(|(have, at)| at.elapsed() >= REPORT || !status::same(have, &status));
         if due {
-            let node = match nodes.get_opt(&self.identity.name).await? {
+            let node = match found {
                 None => nodes.create(&self.node(&status)).await?,
                 Some(node) => self.refresh(node).await?,
             };

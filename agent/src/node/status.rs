@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use manifests::k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
     NodeSystemInfo,
 };
 use manifests::k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -175,6 +175,15 @@ pub(super) fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
     still(a) == still(b)
 }
 
+/// Whether a condition of the node's object says something else than the node itself.
+pub(super) fn is_contradicted(node: &Node, status: &NodeStatus) -> bool {
+    let there = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let says = |ours: &NodeCondition| {
+        there.iter().any(|theirs| theirs.type_ == ours.type_ && theirs.status == ours.status)
+    };
+    !status.conditions.iter().flatten().all(says)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,5 +246,24 @@ mod tests {
         let images: Vec<_> = (0..60).map(image).collect();
         let listed = listed(&images);
         assert_eq!((listed.len(), listed[0].size_bytes), (50, Some(59)));
+    }
+
+    #[test]
+    fn who_was_given_up_notices() {
+        let node = |ready: &str| -> Node {
+            let conditions = serde_json::json!([
+                {"type": "Ready", "status": ready},
+                {"type": "Foreign", "status": "Unknown"},
+            ]);
+            serde_json::from_value(serde_json::json!({"status": {"conditions": conditions}})).unwrap()
+        };
+        let own = node("True").status.map(|mut status| {
+            status.conditions.iter_mut().for_each(|conditions| conditions.truncate(1));
+            status
+        });
+        let own = own.unwrap();
+        assert!(!is_contradicted(&node("True"), &own));
+        assert!(is_contradicted(&node("Unknown"), &own));
+        assert!(is_contradicted(&Node::default(), &own));
     }
 }
