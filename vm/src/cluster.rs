@@ -8,7 +8,7 @@
 //! ```
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +19,7 @@ use network::Network;
 use serde::{Deserialize, Serialize};
 
 use crate::accel::Accelerator;
-use crate::control::{self, ControlError, Request, Response};
+use crate::control::{self, ControlError, Hex, PART, Request, Response};
 use crate::guest::Config;
 use crate::initramfs;
 use crate::kernel::Kernel;
@@ -105,6 +105,17 @@ pub enum Error {
         /// The machine.
         node: String,
     },
+    /// A guest says no.
+    #[error("{node}: {words}")]
+    Guest {
+        /// The machine.
+        node: String,
+        /// Its words.
+        words: String,
+    },
+    /// The file on this machine.
+    #[error("copying")]
+    Copy(#[source] io::Error),
     /// Every range is in use.
     #[error("every network from 10.44.0.0/24 to 10.44.255.0/24 is in use on this machine")]
     NoSubnet,
@@ -183,7 +194,7 @@ impl Cluster {
                 Err(error) => Some(Err(error)),
             })
             .ok_or(Error::NoSubnet)??;
-        let id = hash(directory);
+        let id = network::host::name_hash(directory) & 0x00ff_ffff;
         let nodes = (1..=plan.nodes).map(|number| NodeState {
             name: if plan.name == "default" {
                 format!("n{number}")
@@ -384,6 +395,52 @@ impl Cluster {
         Ok(control::ask(&socket, &Request::Run { argv: argv.to_vec() }, patience)?)
     }
 
+    /// Copies a file into a guest. Blocks.
+    pub fn write_file(
+        &self,
+        node: &NodeState,
+        from: &mut impl Read,
+        to: &str,
+        mode: u32,
+    ) -> Result<(), Error> {
+        let mut offset = 0;
+        loop {
+            let mut part = Vec::new();
+            from.by_ref().take(PART).read_to_end(&mut part).map_err(Error::Copy)?;
+            if part.is_empty() && offset > 0 {
+                return Ok(());
+            }
+            let length = part.len() as u64;
+            let request = Request::Write { path: to.to_owned(), offset, mode, data: Hex(part) };
+            match self.ask(node, &request)? {
+                Response::Failed(words) => return Err(Error::Guest { node: node.name.clone(), words }),
+                _ if length == 0 => return Ok(()),
+                _ => offset += length,
+            }
+        }
+    }
+
+    /// Copies a file out of a guest. Blocks.
+    pub fn read_file(&self, node: &NodeState, from: &str, to: &mut impl Write) -> Result<(), Error> {
+        let mut offset = 0;
+        loop {
+            match self.ask(node, &Request::Read { path: from.to_owned(), offset })? {
+                Response::Data(Hex(part)) if part.is_empty() => return Ok(()),
+                Response::Data(Hex(part)) => {
+                    to.write_all(&part).map_err(Error::Copy)?;
+                    offset += part.len() as u64;
+                }
+                Response::Failed(words) => return Err(Error::Guest { node: node.name.clone(), words }),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn ask(&self, node: &NodeState, request: &Request) -> Result<Response, Error> {
+        self.must_run(node)?;
+        Ok(control::ask(&self.node_directory(node).join("control.sock"), request, SHUTDOWN)?)
+    }
+
     /// Pulls a machine's network cable, or plugs it in. Blocks.
     pub fn set_cable(&self, node: &NodeState, plugged: bool) -> Result<(), Error> {
         self.must_run(node)?;
@@ -395,10 +452,66 @@ impl Cluster {
     }
 }
 
-/// FNV-1a: short, stable from version to version, and not meant to keep anybody out.
-fn hash(path: &Path) -> u32 {
-    let bytes = path.as_os_str().as_encoded_bytes();
-    let hash =
-        bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    hash & 0x00ff_ffff
+#[cfg(test)]
+mod tests {
+    use std::io::BufRead as _;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::guest::answer_file;
+
+    #[test]
+    fn files_go_into_a_guest_and_out_of_it_part_by_part() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = NodeState { name: "n1".into(), address: Ipv4Addr::LOCALHOST, tap: "tap0".into() };
+        let cluster = Cluster {
+            directory: directory.path().to_owned(),
+            state: State {
+                name: "default".into(),
+                subnet: "10.44.0.0/24".parse().unwrap(),
+                bridge: "b".into(),
+                kernel: "/k".into(),
+                modules: None,
+                memory: 1,
+                cpus: 1,
+                nodes: vec![node.clone()],
+            },
+        };
+        let home = cluster.node_directory(&node);
+        fs::create_dir(&home).unwrap();
+        // What stands for QEMU: a process that names the directory, and the guest's side of the line.
+        let mut process = Command::new("sh")
+            .args(["-c", "read wait"])
+            .arg(&home)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        fs::write(home.join("pid"), process.id().to_string()).unwrap();
+        let listener = UnixListener::bind(home.join("control.sock")).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let lines = io::BufReader::new(stream.try_clone().unwrap()).lines();
+                for line in lines.map_while(Result::ok).filter(|line| !line.is_empty()) {
+                    let response = answer_file(serde_json::from_str(&line).unwrap()).unwrap();
+                    writeln!(stream, "{}", serde_json::to_string(&response).unwrap()).unwrap();
+                }
+            }
+        });
+
+        let path = directory.path().join("inside").display().to_string();
+        for length in [0, 1, PART as usize, 2 * PART as usize + 7] {
+            let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            cluster.write_file(&node, &mut content.as_slice(), &path, 0o640).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), content, "{length} bytes in");
+            let mut back = Vec::new();
+            cluster.read_file(&node, &path, &mut back).unwrap();
+            assert_eq!(back, content, "{length} bytes out");
+        }
+        let error = cluster.read_file(&node, "/nowhere", &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.starts_with("n1: /nowhere: No such file"), "{error}");
+        drop(process.stdin.take());
+        process.wait().unwrap();
+        assert!(matches!(cluster.read_file(&node, &path, &mut Vec::new()), Err(Error::NotRunning { .. })));
+    }
 }

@@ -49,6 +49,8 @@ enum VmCommand {
     List(ListArgs),
     /// Run a command in a machine
     Exec(ExecArgs),
+    /// Copy a file into a machine (FILE NODE:PATH) or out of it (NODE:PATH FILE)
+    Cp(CpArgs),
     /// Show what a machine has printed on its console
     Logs(NodeArgs),
     /// Cut a machine's power, as a failure would
@@ -123,6 +125,16 @@ struct ExecArgs {
 }
 
 #[derive(Debug, Args)]
+struct CpArgs {
+    /// What is copied: a file here, or NODE:PATH
+    from: String,
+    /// Where to: a file here, or NODE:PATH
+    to: String,
+    #[command(flatten)]
+    cluster: Name,
+}
+
+#[derive(Debug, Args)]
 struct BuildArgs {
     /// Kernel whose modules go in [default: the best one in /boot]
     #[arg(long, value_name = "FILE")]
@@ -142,6 +154,7 @@ pub(crate) async fn run(args: VmArgs) -> anyhow::Result<()> {
         VmCommand::Down(NamedArgs { cluster }) => down(&directory(&cluster)?).await,
         VmCommand::List(args) => list(&args.instance),
         VmCommand::Exec(args) => exec(&args),
+        VmCommand::Cp(args) => copy(&args),
         VmCommand::Logs(args) => {
             let (cluster, node) = find(&args)?;
             let path = cluster.node_directory(&node).join("console.log");
@@ -482,7 +495,32 @@ fn exec(args: &ExecArgs) -> anyhow::Result<()> {
             if code == 0 { Ok(()) } else { Err(ExitStatus(u8::try_from(code).unwrap_or(1)).into()) }
         }
         Response::Failed(reason) => bail!("{}: {reason}", node.name),
-        Response::Done => Ok(()),
+        Response::Done | Response::Data(_) => Ok(()),
+    }
+}
+
+/// Over the guest's serial port, part by part: meant for files, not for disks.
+fn copy(args: &CpArgs) -> anyhow::Result<()> {
+    let cluster = Cluster::open(&directory(&args.cluster)?)?;
+    let inside = |word: &str| -> Option<(String, String)> {
+        let (node, path) = word.split_once(':')?;
+        (!node.contains('/')).then(|| (node.to_owned(), path.to_owned()))
+    };
+    match (inside(&args.from), inside(&args.to)) {
+        (None, Some((node, path))) => {
+            let mut file = fs::File::open(&args.from).with_context(|| format!("opening {}", args.from))?;
+            let mode = file.metadata()?.permissions().mode() & 0o777;
+            // A folder means: under the same name.
+            let name = Path::new(&args.from).file_name().unwrap_or_default().to_string_lossy();
+            let path = if path.ends_with('/') { format!("{path}{name}") } else { path };
+            Ok(cluster.write_file(cluster.node(&node)?, &mut file, &path, mode)?)
+        }
+        (Some((node, path)), None) => {
+            let mut content = Vec::new();
+            cluster.read_file(cluster.node(&node)?, &path, &mut content)?;
+            fs::write(&args.to, content).with_context(|| format!("writing {}", args.to))
+        }
+        _ => bail!("one of the two is NODE:PATH, and the other one a file here"),
     }
 }
 

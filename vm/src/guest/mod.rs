@@ -22,6 +22,8 @@ use serde::{Deserialize, Serialize};
 
 pub use boot::BootError;
 use reaper::Reaper;
+#[cfg(test)]
+pub(crate) use serve::answer_file;
 
 /// Where a guest finds its configuration.
 pub const CONFIG: &str = "/etc/coracle/guest.json";

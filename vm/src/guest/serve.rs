@@ -1,14 +1,15 @@
 //! Answers what the host asks over the second serial port.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
 
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use super::command;
 use super::reaper::Reaper;
-use crate::control::{LINE, OUTPUT, Request, Response};
+use crate::control::{Hex, LINE, OUTPUT, PART, Request, Response};
 
 const PORT: &str = "/dev/ttyS1";
 
@@ -57,6 +58,7 @@ fn answer(request: Request, reaper: &Reaper, end: &dyn Fn()) -> Response {
         Request::Run { argv } => {
             run(&argv, reaper).unwrap_or_else(|error| Response::Failed(format!("{argv:?}: {error}")))
         }
+        file => answer_file(file).unwrap_or(Response::Done),
     }
 }
 
@@ -70,6 +72,35 @@ fn run(argv: &[String], reaper: &Reaper) -> io::Result<Response> {
     let stderr = errors.join().unwrap_or_default();
     let code = waiting.recv().map_err(io::Error::other)?;
     Ok(Response::Ended { code, stdout, stderr })
+}
+
+/// The answer to who asks for files; none to all others.
+pub(crate) fn answer_file(request: Request) -> Option<Response> {
+    match request {
+        Request::Read { path, offset } => {
+            Some(read(&path, offset).unwrap_or_else(|error| Response::Failed(format!("{path}: {error}"))))
+        }
+        Request::Write { path, offset, mode, data } => match write(&path, offset, mode, &data.0) {
+            Ok(()) => Some(Response::Done),
+            Err(error) => Some(Response::Failed(format!("{path}: {error}"))),
+        },
+        Request::Ping | Request::PowerOff | Request::Run { .. } => None,
+    }
+}
+
+fn read(path: &str, offset: u64) -> io::Result<Response> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut part = Vec::new();
+    file.take(PART).read_to_end(&mut part)?;
+    Ok(Response::Data(Hex(part)))
+}
+
+fn write(path: &str, offset: u64, mode: u32, part: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(offset == 0).mode(mode).open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    file.write_all(part)
 }
 
 /// The first part of what a process writes; the rest is read and dropped, so that it can end.
