@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Scale(commands::scale::ScaleArgs),
     /// Wait until objects meet a condition or are gone
     Wait(commands::wait::WaitArgs),
+    /// Cut the power or pull the cable of a node of `up --nodes`, and put it right again
+    Node(commands::node::NodeArgs),
     /// Let other machines join as nodes
     Token(commands::token::TokenArgs),
     /// Work with the images of this machine
@@ -261,6 +263,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub(crate) container_log_max_files: u32,
 
+    /// Images are in this directory, which other nodes of this machine use too [default: images in the data directory]
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) image_dir: Option<PathBuf>,
+
     /// Most pods on this node
     #[arg(long, value_name = "N", default_value_t = 110)]
     pub(crate) max_pods: u32,
@@ -276,6 +282,15 @@ pub(crate) struct UpArgs {
     pub(crate) cluster: ClusterArgs,
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+
+    /// Run so many nodes, each in a network namespace of its own, instead of this machine as the only one; a cluster that was started so
+    /// keeps its nodes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(crate) nodes: Option<u8>,
+
+    /// Addresses of the nodes that --nodes makes, this machine's among them [default: a free one of 10.45.0.0/24 and up]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) nodes_cidr: Option<ipnet::Ipv4Net>,
 }
 
 #[derive(Debug, Clone, Args)]

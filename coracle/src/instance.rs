@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use network::host::name_hash;
 
 use crate::flags::{InstanceArgs, NodeArgs};
 
@@ -103,7 +104,7 @@ impl Instance {
         let wanted = if self.run_dir == Path::new("/run/coracle") {
             6443
         } else {
-            20_000 + (hash(&self.run_dir) % 10_000) as u16
+            20_000 + (name_hash(&self.run_dir) % 10_000) as u16
         };
         let free = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).await.is_ok();
         if free { wanted } else { 0 }
@@ -202,14 +203,8 @@ fn derived_names(run_dir: &Path) -> KernelNames {
     if run_dir == Path::new("/run/coracle") {
         return KernelNames { group: "coracle".to_owned(), bridge: "coracle0".to_owned() };
     }
-    let name = format!("coracle-{:06x}", hash(run_dir) & 0x00ff_ffff);
+    let name = format!("coracle-{:06x}", name_hash(run_dir) & 0x00ff_ffff);
     KernelNames { group: name.clone(), bridge: name }
-}
-
-/// FNV-1a: short, stable from version to version, and not meant to keep anybody out.
-fn hash(path: &Path) -> u32 {
-    let bytes = path.as_os_str().as_encoded_bytes();
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Creates a directory and its parents; the directory itself is closed to everybody but its owner.

@@ -8,6 +8,7 @@ mod flags;
 mod instance;
 mod join;
 mod logging;
+mod nodes;
 mod oci;
 mod up;
 
@@ -111,6 +112,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Plan(args) => tool(commands::plan::run(args)),
         Command::Scale(args) => tool(commands::scale::run(args)),
         Command::Wait(args) => tool(commands::wait::run(args)),
+        Command::Node(args) => tool(commands::node::run(args)),
         Command::Token(args) => tool(commands::token::run(args)),
         Command::Image(args) => tool(commands::image::run(args)),
         Command::Vm(args) => tool(commands::vm::run(args)),

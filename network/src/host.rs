@@ -1,12 +1,14 @@
 //! A machine's own links: the interface of a virtual machine, and the bridge that joins several on their host.
 
 use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use ipnet::Ipv4Net;
 
 use crate::address;
 use crate::error::Error;
-use crate::netlink::{Link, RouteSocket, Via};
+use crate::netlink::{Link, NewVeth, RouteSocket, Via};
 
 const MTU: u32 = 1500;
 
@@ -69,6 +71,66 @@ pub fn remove(interface: &str) -> Result<(), Error> {
         Err(error) if error.is_not_found() => Ok(()),
         result => result.map_err(|source| Error::DeleteLink { interface: interface.to_owned(), source }),
     }
+}
+
+/// Plugs a network namespace into a bridge: `name` is the bridge's end of the cable, `interface` the one inside, whose hardware
+/// address follows from `address`. A cable that is there stays as it is. Blocks.
+pub fn plug(
+    name: &str,
+    bridge: &str,
+    netns: BorrowedFd<'_>,
+    interface: &str,
+    address: Ipv4Addr,
+) -> Result<(), Error> {
+    let mut socket = RouteSocket::open().map_err(Error::OpenNetlink)?;
+    if find(&mut socket, name)?.is_some() {
+        return Ok(());
+    }
+    let bridge_link =
+        find(&mut socket, bridge)?.ok_or_else(|| Error::NoBridge { bridge: bridge.to_owned() })?;
+    let fail = |source| Error::SetLink { interface: name.to_owned(), source };
+    let peer_mac = address::mac(address);
+    let veth = NewVeth { name, bridge: bridge_link.index, mtu: MTU, netns, peer_name: interface, peer_mac };
+    socket.create_veth(&veth).map_err(fail)?;
+    let link = find(&mut socket, name)?.ok_or_else(|| Error::NoInterface { interface: name.to_owned() })?;
+    socket.no_link_local(link.index);
+    socket.set_up(link.index).map_err(fail)
+}
+
+/// Takes an interface off its bridge, as pulling a cable does; [`join_bridge`] plugs it in again. Blocks.
+pub fn leave_bridge(interface: &str) -> Result<(), Error> {
+    let mut socket = RouteSocket::open().map_err(Error::OpenNetlink)?;
+    let link = find(&mut socket, interface)?
+        .ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
+    socket
+        .set_master_and_up(link.index, 0)
+        .map_err(|source| Error::SetLink { interface: interface.to_owned(), source })
+}
+
+/// Whether an interface is the port of a bridge; none if it is not there. Blocks.
+pub fn is_plugged(interface: &str) -> Result<Option<bool>, Error> {
+    let mut socket = RouteSocket::open().map_err(Error::OpenNetlink)?;
+    Ok(find(&mut socket, interface)?.map(|link| link.master.is_some_and(|master| master != 0)))
+}
+
+/// Makes the only way to a range lead over a gateway on one of the links. Blocks.
+pub fn route(destination: Ipv4Net, gateway: Ipv4Addr, interface: &str) -> Result<(), Error> {
+    let mut socket = RouteSocket::open().map_err(Error::OpenNetlink)?;
+    let link = find(&mut socket, interface)?
+        .ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
+    socket
+        .replace_route(destination, Via::Gateway { gateway, link: link.index })
+        .map_err(|source| Error::Route { destination, source })
+}
+
+/// A short number for the names of links and the like that belong to a directory (FNV-1a): stable from version to version, and not
+/// meant to keep anybody out.
+pub fn name_hash(directory: &Path) -> u32 {
+    hash(directory.as_os_str().as_encoded_bytes())
+}
+
+pub(crate) fn hash(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Whether any route of this machine, the one to everywhere aside, leads into a range. Blocks.

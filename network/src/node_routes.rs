@@ -21,6 +21,7 @@ use crate::address::mac;
 use crate::bridge;
 use crate::config::Config;
 use crate::error::Error;
+use crate::host::hash;
 use crate::netlink::{Link, NewVxlan, NodeRoute, RouteSocket, TunnelEnd};
 
 /// Of VXLAN over IPv4: the outer headers and its own.
@@ -103,11 +104,6 @@ fn tunnel_name(config: &Config) -> String {
 /// All nodes of a cluster come to the same number, and two clusters on one machine have different ranges.
 fn network_number(config: &Config) -> u32 {
     (hash(config.cluster_cidr.to_string().as_bytes()) & 0x00ff_ffff).max(1)
-}
-
-/// FNV-1a.
-fn hash(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 /// The device, made or mended. Answers its index.

@@ -16,6 +16,8 @@ pub struct Options {
     pub args: Vec<String>,
     /// The subcommand; empty means `up`.
     pub subcommand: Vec<String>,
+    /// Nodes in network namespaces; 0 means that the machine is the only node.
+    pub nodes: usize,
 }
 
 /// A running cluster.
@@ -58,6 +60,9 @@ impl Cluster {
         if self.etcd.is_some() && self.options.subcommand.is_empty() {
             command.args(["--etcd-servers", Etcd::URL]);
         }
+        if self.options.nodes > 0 {
+            command.args(["--nodes", &self.options.nodes.to_string()]);
+        }
         command.args(["--log", "info"]).stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().expect("coracle starts"));
         if self.options.subcommand.is_empty() {
@@ -77,7 +82,12 @@ impl Cluster {
                 return Err(format!("no kubeconfig yet\n{}", self.log()));
             }
             let output = self.kubectl(node);
-            if output.stdout == "True" { Ok(()) } else { Err(format!("{output:?}\n{}", self.log())) }
+            let ready = output.stdout.split(' ').filter(|status| *status == "True").count();
+            if ready == self.options.nodes.max(1) && ready == output.stdout.split(' ').count() {
+                Ok(())
+            } else {
+                Err(format!("{output:?}\n{}", self.log()))
+            }
         });
     }
 
@@ -180,6 +190,10 @@ impl Drop for Cluster {
         }
         if std::thread::panicking() {
             println!("---- log of coracle ----\n{}", self.log());
+            for number in 1..=self.options.nodes {
+                let log = self.machine.path(format!("data/nodes/n{number}/agent.log"));
+                println!("---- log of n{number} ----\n{}", std::fs::read_to_string(log).unwrap_or_default());
+            }
         }
         let output = self.coracle_local(&["down", "--grace-period=0"]);
         if !output.success && !std::thread::panicking() {

@@ -12,6 +12,7 @@ mod guest;
 mod machine;
 mod network;
 mod node;
+pub mod promises;
 
 pub use cluster::{BUSYBOX, Cluster, Options};
 pub use guest::{Guest, Ran, guest_kernel};

@@ -178,5 +178,9 @@ fn processes_naming(text: &str) -> Vec<String> {
 fn cgroups_named(marker: &str) -> Vec<PathBuf> {
     let hierarchies =
         fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
-    hierarchies.map(|path| path.join(marker)).filter(|path| path.exists()).collect()
+    let groups = hierarchies.flat_map(|path| fs::read_dir(path).into_iter().flatten().flatten());
+    // Nodes of one instance have its name and their own.
+    let nodes = format!("{marker}-");
+    let is_ours = |name: &str| name == marker || name.starts_with(&nodes);
+    groups.filter(|group| group.file_name().to_str().is_some_and(is_ours)).map(|group| group.path()).collect()
 }

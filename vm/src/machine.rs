@@ -168,7 +168,8 @@ pub fn cut(directory: &Path) -> Result<(), MachineError> {
     ended_by(&handle, Instant::now() + Duration::from_secs(10)).map_err(fail).map(drop)
 }
 
-fn ended_by(process: &std::os::fd::OwnedFd, deadline: Instant) -> io::Result<bool> {
+/// Waits until the process has ended, or the deadline is over; answers whether it has ended. Blocks.
+pub fn ended_by(process: &std::os::fd::OwnedFd, deadline: Instant) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let left =
         Timespec::try_from(deadline.saturating_duration_since(Instant::now())).map_err(io::Error::other)?;

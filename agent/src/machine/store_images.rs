@@ -16,6 +16,8 @@ use crate::spec::{Account, ImageConfig};
 pub struct StoreImages {
     store: Arc<ImageStore>,
     options: PullOptions,
+    /// Others use the store too: nothing here is ever in nobody's use.
+    shared: bool,
     /// Pulls under way: pods that want the same image wait for the first one's pull.
     pulling: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -28,7 +30,12 @@ impl StoreImages {
 
     /// The same, with other than the usual ways to reach registries. Credentials come with each pull.
     pub fn with_options(store: Arc<ImageStore>, options: PullOptions) -> Self {
-        Self { store, options, pulling: Mutex::default() }
+        Self { store, options, shared: false, pulling: Mutex::default() }
+    }
+
+    /// Images of a store that other nodes of this machine use too: none is ever taken for unused.
+    pub fn shared(store: Arc<ImageStore>) -> Self {
+        Self { shared: true, ..Self::new(store) }
     }
 
     fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -127,7 +134,7 @@ impl Images for StoreImages {
         };
         let summary = |image: image::Image| ImageSummary {
             id: id(&image),
-            pulled: !image.repo_digests.is_empty(),
+            pulled: !self.shared && !image.repo_digests.is_empty(),
             names: image.repo_digests.into_iter().chain(image.names).collect(),
             size: image.size,
         };

@@ -10,6 +10,7 @@ pub(crate) mod exec;
 pub(crate) mod get;
 pub(crate) mod image;
 pub(crate) mod logs;
+pub(crate) mod node;
 pub(crate) mod plan;
 pub(crate) mod port_forward;
 pub(crate) mod rollout;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use apiserver::pki;
 use clap::{Args, Subcommand};
-use client::{DeleteParams, ListParams};
+use client::{Client, DeleteParams, ListParams};
 use manifests::k8s_openapi::ByteString;
 use manifests::k8s_openapi::api::core::v1::Secret;
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -114,7 +114,9 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let fingerprint =
         authority.context("the kubeconfig names no certificate authority to know the server by")?;
     let session = Session::open(&args.api)?;
-    let secret_object = object(&args, &id, &secret, Timestamp::now())?;
+    let new =
+        New { usages: &args.usages, groups: &args.groups, description: &args.description, life: args.ttl };
+    let secret_object = object(&new, &id, &secret, Timestamp::now())?;
     session
         .client
         .namespaced::<Secret>(NAMESPACE)
@@ -129,23 +131,48 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
     }
 }
 
+/// Makes a token for machines that join soon.
+pub(crate) async fn mint(
+    client: &Client,
+    fingerprint: &str,
+    description: &str,
+    life: Duration,
+) -> anyhow::Result<JoinToken> {
+    let random = random(22)?;
+    let (id, secret) = random.split_at(6);
+    let usages = ["signing", "authentication"].map(str::to_owned);
+    let new = New { usages: &usages, groups: &[], description, life };
+    let object = object(&new, id, secret, Timestamp::now())?;
+    client.namespaced::<Secret>(NAMESPACE).create(&object).await.context("storing the token")?;
+    Ok(JoinToken { fingerprint: fingerprint.to_owned(), bearer: format!("{id}.{secret}") })
+}
+
+/// What a token is to be.
+struct New<'a> {
+    usages: &'a [String],
+    groups: &'a [String],
+    description: &'a str,
+    /// None at all is for ever.
+    life: Duration,
+}
+
 /// The token as it is stored.
-fn object(args: &CreateArgs, id: &str, secret: &str, now: Timestamp) -> anyhow::Result<Secret> {
+fn object(new: &New<'_>, id: &str, secret: &str, now: Timestamp) -> anyhow::Result<Secret> {
     let mut data = BTreeMap::from([
         ("token-id".to_owned(), id.to_owned()),
         ("token-secret".to_owned(), secret.to_owned()),
     ]);
-    if !args.description.is_empty() {
-        data.insert("description".to_owned(), args.description.clone());
+    if !new.description.is_empty() {
+        data.insert("description".to_owned(), new.description.to_owned());
     }
-    if !args.groups.is_empty() {
-        data.insert("auth-extra-groups".to_owned(), args.groups.join(","));
+    if !new.groups.is_empty() {
+        data.insert("auth-extra-groups".to_owned(), new.groups.join(","));
     }
-    for usage in &args.usages {
+    for usage in new.usages {
         data.insert(format!("{USAGE}{usage}"), "true".to_owned());
     }
-    if !args.ttl.is_zero() {
-        let ends = now.checked_add(SignedDuration::try_from(args.ttl)?).context("--ttl is too long")?;
+    if !new.life.is_zero() {
+        let ends = now.checked_add(SignedDuration::try_from(new.life)?).context("--ttl is too long")?;
         data.insert("expiration".to_owned(), Timestamp::from_second(ends.as_second())?.to_string());
     }
     Ok(Secret {

@@ -41,7 +41,10 @@ pub(crate) async fn start(
     objects: Option<watch::Sender<agent::sources::Objects>>,
     group: &mut TaskGroup,
 ) -> anyhow::Result<()> {
-    let store = instance.image_dir();
+    let (store, shared) = match &args.image_dir {
+        Some(directory) => (directory.clone(), true),
+        None => (instance.image_dir(), false),
+    };
     let images = tokio::task::spawn_blocking(move || ImageStore::open(store))
         .await?
         .context("opening the image store")?;
@@ -73,7 +76,7 @@ pub(crate) async fn start(
         data_dir: instance.data_dir.clone(),
         runtime: super::runtime_config(instance, &node.names.group),
         network: node.network.clone(),
-        images: Arc::new(StoreImages::new(images)),
+        images: Arc::new(if shared { StoreImages::shared(images) } else { StoreImages::new(images) }),
         departures: Arc::new(ProxyDepartures { run_dir: instance.proxy_dir() }),
         services: None,
         manifests: args.manifests.clone(),

@@ -24,15 +24,19 @@ use crate::instance::{self, Instance};
 pub(crate) struct ControlPlane {
     pub(crate) server: Arc<ApiServer>,
     pub(crate) pki: Pki,
+    /// Where nodes find the API server.
+    pub(crate) url_for_nodes: String,
     pod_ranges: controllers::PodRanges,
 }
 
 impl ControlPlane {
-    /// Starts everything but scheduler and controllers. The kubeconfig is there before the API is.
+    /// Starts everything but scheduler and controllers. The kubeconfig is there before the API is. `inner` is one more address to listen
+    /// on: that at which nodes on this machine find it.
     pub(crate) async fn start(
         instance: &Instance,
         args: &ControlPlaneArgs,
         network: &ClusterNetwork,
+        inner: Option<Ipv4Addr>,
         group: &mut TaskGroup,
     ) -> anyhow::Result<Self> {
         let service_cidr = network.services;
@@ -41,11 +45,26 @@ impl ControlPlane {
             format!("listening on {} (--listen takes another address or port)", args.listen)
         })?;
         let address = listener.local_addr().context("reading the address of the listener")?;
+        let inner = match inner {
+            None => None,
+            Some(ip) => {
+                let inner = SocketAddr::new(ip.into(), address.port());
+                // Who listens on all addresses listens on this one too.
+                let listener = match address.ip().is_unspecified() {
+                    true => None,
+                    false => Some(
+                        TcpListener::bind(inner).await.with_context(|| format!("listening on {inner}"))?,
+                    ),
+                };
+                Some((inner, listener))
+            }
+        };
+        let advertised = inner.as_ref().map_or_else(|| reachable(address), |(inner, _)| *inner);
         let pki = Pki::open(instance.pki_dir())?;
         let url = format!("https://{}", reachable(address));
         write_kubeconfigs(instance, &pki, &url)?;
 
-        let subject_of_server = server_subject(address, service_cidr, &args.tls_san);
+        let subject_of_server = server_subject(&[address, advertised], service_cidr, &args.tls_san);
         let pair = pki.pair("apiserver", &subject_of_server)?;
         let tls = pair.server_config(pki.ca(), false).context("setting up TLS")?;
         let client_pair =
@@ -54,7 +73,7 @@ impl ControlPlane {
         let store = open_store(instance, args).await?;
         let config = apiserver::Config {
             service_cidr,
-            advertise: (reachable(address).ip(), address.port()),
+            advertise: (advertised.ip(), advertised.port()),
             agent_tls: Some(Arc::new(agents)),
             token_key: Some(Arc::new(
                 apiserver::TokenKey::open(&pki).context("opening the key that signs tokens")?,
@@ -66,11 +85,16 @@ impl ControlPlane {
             ..apiserver::Config::default()
         };
         let server = ApiServer::new(store, config);
-        let (serving, stop) = (Arc::clone(&server), group.stop().clone());
-        group.spawn_infallible("API server", apiserver::serve(serving, listener, Arc::new(tls), stop));
+        let tls = Arc::new(tls);
+        for listener in [Some(listener), inner.and_then(|(_, listener)| listener)].into_iter().flatten() {
+            let (serving, stop) = (Arc::clone(&server), group.stop().clone());
+            let serving = apiserver::serve(serving, listener, Arc::clone(&tls), stop);
+            group.spawn_infallible("API server", serving);
+        }
         server.start().await.context("starting the API server")?;
         info!(%url, kubeconfig = %instance.kubeconfig().display(), "the API server is ready");
-        Ok(Self { server, pki, pod_ranges: network.pod_ranges() })
+        let url_for_nodes = format!("https://{advertised}");
+        Ok(Self { server, pki, url_for_nodes, pod_ranges: network.pod_ranges() })
     }
 
     /// Starts the scheduler and the controllers.
@@ -150,7 +174,7 @@ pub(crate) fn subject(user: &str, group: &str) -> Subject {
 }
 
 /// Everything that the server may be called.
-fn server_subject(address: SocketAddr, service_cidr: Ipv4Net, more: &[String]) -> Subject {
+fn server_subject(listening: &[SocketAddr], service_cidr: Ipv4Net, more: &[String]) -> Subject {
     let mut dns_names: Vec<String> = [
         "localhost",
         "kubernetes",
@@ -162,7 +186,7 @@ fn server_subject(address: SocketAddr, service_cidr: Ipv4Net, more: &[String]) -
     .to_vec();
     let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
     addresses.extend(service_cidr.hosts().next().map(IpAddr::V4));
-    addresses.push(reachable(address).ip());
+    addresses.extend(listening.iter().map(|address| reachable(*address).ip()));
     addresses.extend(instance::outbound_address().map(IpAddr::V4));
     for name in more {
         match name.parse() {

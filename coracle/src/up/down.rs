@@ -1,21 +1,22 @@
 //! `coracle down`: ends everything of an instance, and leaves the machine as it was. What is stored stays, so that the next
 //! `coracle up` brings the same cluster back.
 
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use proxy::Control;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use vm::machine::ended_by;
 
 use super::node::Node;
 use super::shutdown::{self, Periods};
 use crate::commands::say;
 use crate::flags::{ClusterArgs, InstanceArgs, NodeArgs};
 use crate::instance::{Instance, Part};
+use crate::nodes::{self, layout::Layout};
 
 /// How long a process that was asked to end may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,6 +44,10 @@ pub(crate) async fn run(args: DownArgs) -> anyhow::Result<()> {
     end_owner(&instance, Part::Node).await?;
     end_owner(&instance, Part::ControlPlane).await?;
     let mut failures = Vec::new();
+    if let Some(layout) = Layout::open(&instance)? {
+        let grace = [args.grace_period, args.grace_period_critical];
+        note(&mut failures, "ending the nodes", nodes::down(&instance, &layout, grace).await);
+    }
     let periods = Periods {
         all: Duration::from_secs(args.grace_period),
         critical: Duration::from_secs(args.grace_period_critical),
@@ -73,7 +78,7 @@ fn note(failures: &mut Vec<String>, what: &str, result: anyhow::Result<()>) {
 }
 
 /// Asks the process that runs the part to end, and waits until it has.
-async fn end_owner(instance: &Instance, part: Part) -> anyhow::Result<()> {
+pub(crate) async fn end_owner(instance: &Instance, part: Part) -> anyhow::Result<()> {
     let Some(owner) = instance.owner(part) else { return Ok(()) };
     let pid = Pid::from_raw(owner).context("the lock names no process")?;
     kill_process(pid, Signal::TERM).with_context(|| format!("ending process {owner}"))?;
@@ -101,16 +106,41 @@ async fn end_sandboxes(instance: &Instance, node: &Node, periods: Periods) -> an
 
 /// Removes the instance's control group from every hierarchy, the innermost groups first. The kernel refuses to remove one
 /// that still has a process, so nothing is lost by trying.
-fn remove_cgroups(group: &str) -> anyhow::Result<()> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
-    for line in table.lines().filter(|line| line.contains(" - cgroup")) {
-        let Some(hierarchy) = line.split(' ').nth(4).map(unescape) else { continue };
-        let path = Path::new(&hierarchy).join(group);
-        if path.is_dir() {
-            remove_tree(&path)?;
-        }
+pub(crate) fn remove_cgroups(group: &str) -> anyhow::Result<()> {
+    for path in trees(group)? {
+        remove_tree(&path)?;
     }
     Ok(())
+}
+
+/// Every process in the instance's control group, in any hierarchy.
+pub(crate) fn processes_of_group(group: &str) -> anyhow::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for path in trees(group)? {
+        collect_processes(&path, &mut found);
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// Groups that go meanwhile have no processes.
+fn collect_processes(path: &Path, found: &mut Vec<i32>) {
+    let text = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_processes(&entry.path(), found);
+        }
+    }
+}
+
+/// The instance's control group in every hierarchy that has it.
+fn trees(group: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    let hierarchies = table.lines().filter(|line| line.contains(" - cgroup"));
+    let hierarchies = hierarchies.filter_map(|line| line.split(' ').nth(4).map(unescape));
+    Ok(hierarchies.map(|path| Path::new(&path).join(group)).filter(|path| path.is_dir()).collect())
 }
 
 fn remove_tree(path: &Path) -> anyhow::Result<()> {
@@ -141,14 +171,6 @@ fn wait_for_processes(group: &Path) -> anyhow::Result<()> {
         ended_by(&process, deadline)?;
     }
     Ok(())
-}
-
-/// Waits until the process has ended, or the deadline is over; answers whether it has ended. Blocks.
-fn ended_by(process: &OwnedFd, deadline: Instant) -> anyhow::Result<bool> {
-    let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()))?;
-    let ready =
-        poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left)).context("waiting for a process")?;
-    Ok(ready > 0)
 }
 
 async fn end_proxy(instance: &Instance) -> anyhow::Result<()> {
@@ -190,7 +212,7 @@ async fn remove_network(node: &Node) -> anyhow::Result<()> {
 }
 
 /// Volumes and the like that a dead process has left mounted, the innermost first.
-fn unmount_below(directories: &[&Path]) -> anyhow::Result<()> {
+pub(crate) fn unmount_below(directories: &[&Path]) -> anyhow::Result<()> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
     let mut ours: Vec<String> = points

@@ -4,7 +4,7 @@ mod agent;
 pub(crate) mod control_plane;
 mod directory;
 pub(crate) mod down;
-mod node;
+pub(crate) mod node;
 pub(crate) mod proxy;
 mod range;
 mod shutdown;
@@ -23,7 +23,9 @@ use tracing::info;
 
 use crate::flags::{AgentArgs, ClusterArgs, ControlPlaneArgs, NodeArgs, ServerArgs, UpArgs};
 use crate::instance::{self, Instance, Part};
-use crate::join::{self, Membership};
+use crate::join::Membership;
+use crate::nodes::layout::Layout;
+use crate::{join, nodes};
 use control_plane::ControlPlane;
 use directory::Directory;
 use node::{ClusterNetwork, Node};
@@ -37,8 +39,17 @@ pub(crate) fn run_up(args: UpArgs) -> anyhow::Result<()> {
     instance.create_directories()?;
     let _locks = instance.lock(&Part::ALL)?;
     let network = ClusterNetwork::new(&args.cluster, &Default::default())?;
+    let present = Layout::open(&instance)?;
+    if args.nodes.is_some() || present.is_some() {
+        nodes::check(&args)?;
+        let layout = Layout::settle(&instance, present, args.nodes, args.nodes_cidr)?;
+        return run(async |group: &mut TaskGroup| {
+            Ok(Some(nodes::start(&instance, &args, layout, &network, group).await?))
+        });
+    }
     run(async |group: &mut TaskGroup| {
-        let control_plane = ControlPlane::start(&instance, &args.control_plane, &network, group).await?;
+        let control_plane =
+            ControlPlane::start(&instance, &args.control_plane, &network, None, group).await?;
         control_plane.start_controllers(group);
         start_agent(&instance, &args.cluster, &args.node, &control_plane, group).await?;
         Ok(Some(control_plane.server))
@@ -83,7 +94,7 @@ pub(crate) fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
             }
             let flags = ControlPlaneArgs::local(instance.local_port().await);
             let network = ClusterNetwork::new(&args.cluster, &Default::default())?;
-            let control_plane = ControlPlane::start(&instance, &flags, &network, group).await?;
+            let control_plane = ControlPlane::start(&instance, &flags, &network, None, group).await?;
             control_plane.start_controllers(group);
             start_agent(&instance, &args.cluster, &args.node, &control_plane, group).await?;
             Ok(Some(control_plane.server))
@@ -166,7 +177,8 @@ pub(crate) fn run_server(args: ServerArgs, controllers: bool) -> anyhow::Result<
     let _locks = instance.lock(&[Part::ControlPlane])?;
     let network = ClusterNetwork::new(&args.cluster, &Default::default())?;
     run(async |group: &mut TaskGroup| {
-        let control_plane = ControlPlane::start(&instance, &args.control_plane, &network, group).await?;
+        let control_plane =
+            ControlPlane::start(&instance, &args.control_plane, &network, None, group).await?;
         if controllers {
             control_plane.start_controllers(group);
         }
