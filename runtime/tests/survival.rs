@@ -117,20 +117,19 @@ async fn a_new_caller_finds_everything() {
     bench.finish();
 }
 
-/// The keepers' program as another build of it: a file of its own, with other bytes.
-fn build(bench: &Bench, name: &str) -> PathBuf {
-    let path = bench.path(name);
-    fs::copy(env!("CARGO_BIN_EXE_runtime-keeper"), &path).unwrap();
-    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
-    std::io::Write::write_all(&mut file, name.as_bytes()).unwrap();
-    path
-}
-
 #[tokio::test]
 async fn a_new_version_takes_over_without_a_restart() {
     need_root!();
     let bench = Bench::new();
-    let this = build(&bench, "keeper-1");
+    // The keepers' program as another build of it: a file of its own, with other bytes.
+    let build = |name: &str| {
+        let path = bench.path(name);
+        fs::copy(env!("CARGO_BIN_EXE_runtime-keeper"), &path).unwrap();
+        let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut file, name.as_bytes()).unwrap();
+        path
+    };
+    let this = build("keeper-1");
     let runtime = bench.reopened_with(&this);
     let old = runtime.create_sandbox(bench.sandbox_spec("old")).await.unwrap();
     let script = "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.01; done";
@@ -143,7 +142,7 @@ async fn a_new_version_takes_over_without_a_restart() {
     // As after an upgrade: the caller has ended, the file is gone, and another caller comes with another file.
     drop((old, runtime));
     fs::remove_file(&this).unwrap();
-    let runtime = bench.reopened_with(&build(&bench, "keeper-2"));
+    let runtime = bench.reopened_with(&build("keeper-2"));
     let sandboxes = runtime.sandboxes().await;
     let old = sandboxes.iter().find(|one| one.id() == "old").expect("the old one's sandbox");
     assert_eq!((old.state(), old.keeper_pid()), (SandboxState::Ready, Some(keeper)));
