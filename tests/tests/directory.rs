@@ -80,6 +80,7 @@ impl Directory {
                 "--node-name".to_owned(),
                 "alone".to_owned(),
             ],
+            ..Options::default()
         };
         let mut cluster = Cluster::with(machine, options);
         cluster.wait_ready();

@@ -2,7 +2,6 @@
 //! what the containers wrote down themselves: `tests/src/promises.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![expect(clippy::print_stdout, reason = "a test's output is its report")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;

@@ -138,21 +138,21 @@ mod tests {
     #[test]
     fn each_subset_and_kind_of_address_has_its_slice() {
         let slices = mirror(Some(&endpoints(json!({"a": "b"}))), Some(&service(json!(null))));
-        let seen: Vec<(&str, Vec<(&str, bool)>, i32)> = slices
-            .iter()
-            .map(|slice| {
-                let all = slice.endpoints.iter().flatten().map(|endpoint| {
-                    (endpoint.addresses[0].as_str(), endpoint.conditions.as_ref().unwrap().ready.unwrap())
-                });
-                (slice.address_type.as_str(), all.collect(), slice.ports.as_ref().unwrap()[0].port.unwrap())
-            })
-            .collect();
+        let addresses = |slice: &EndpointSlice| -> Vec<(String, bool)> {
+            let ready = |endpoint: &Endpoint| endpoint.conditions.as_ref().unwrap().ready.unwrap();
+            let all = slice.endpoints.iter().flatten();
+            all.map(|endpoint| (endpoint.addresses[0].clone(), ready(endpoint))).collect()
+        };
+        let port = |slice: &EndpointSlice| slice.ports.as_ref().unwrap()[0].port.unwrap();
+        let seen: Vec<_> =
+            slices.iter().map(|slice| (slice.address_type.as_str(), addresses(slice), port(slice))).collect();
+        let address = |address: &str, ready| (address.to_owned(), ready);
         assert_eq!(
             seen,
             [
-                ("IPv4", vec![("10.1.2.3", true), ("10.1.2.4", false)], 5432),
-                ("IPv6", vec![("fd00::1", true)], 5432),
-                ("IPv4", vec![("10.1.2.5", true)], 80),
+                ("IPv4", vec![address("10.1.2.3", true), address("10.1.2.4", false)], 5432),
+                ("IPv6", vec![address("fd00::1", true)], 5432),
+                ("IPv4", vec![address("10.1.2.5", true)], 80),
             ]
         );
         let labels = slices[0].metadata.labels.as_ref().unwrap();

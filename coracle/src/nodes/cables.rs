@@ -94,7 +94,12 @@ impl Cables {
     /// Pulls a node's cable, or plugs it in. Blocks.
     pub(crate) fn set(&self, place: &Place, plugged: bool) -> anyhow::Result<()> {
         let cable = self.cable(place);
-        Ok(if plugged { host::join_bridge(&cable, &self.bridge())? } else { host::leave_bridge(&cable)? })
+        if plugged {
+            host::join_bridge(&cable, &self.bridge())?;
+        } else {
+            host::leave_bridge(&cable)?;
+        }
+        Ok(())
     }
 
     /// Whether a node's cable is plugged in; none if it has none. Blocks.

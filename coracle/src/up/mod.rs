@@ -197,12 +197,13 @@ fn run(
         .build()
         .context("starting threads")?;
     let result = runtime.block_on(async {
-        let asked = signals::asked_to_end();
+        // One listener from beginning to end: between two, a signal would be lost.
+        let mut asked = std::pin::pin!(signals::asked_to_end()?);
         let mut group = TaskGroup::new(CancellationToken::new());
         let stop = group.stop().clone();
         let built = tokio::select! {
             built = build(&mut group) => Some(built),
-            asked = asked => asked.map(|_| None)?,
+            _ = &mut asked => None,
         };
         let server = match built {
             Some(Ok(server)) => server,
@@ -216,10 +217,7 @@ fn run(
         };
         let stopper = async {
             tokio::select! {
-                asked = signals::asked_to_end() => match asked {
-                    Ok(signal) => info!(signal, "ending; pods, services and DNS go on"),
-                    Err(error) => tracing::error!(%error, "signals cannot be received"),
-                },
+                signal = &mut asked => info!(signal, "ending; pods, services and DNS go on"),
                 () = stop.cancelled() => {}
             }
             // Watches first: they would keep connections open until the deadline.

@@ -7,12 +7,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Resolves when somebody asks this process to end; says how.
-pub(crate) async fn asked_to_end() -> anyhow::Result<&'static str> {
+pub(crate) fn asked_to_end() -> anyhow::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
     })
 }
 
@@ -23,7 +25,8 @@ pub(crate) fn cancel_when_asked(token: CancellationToken) -> anyhow::Result<Join
         .build()
         .context("listening for signals")?;
     let wait = move || {
-        if runtime.block_on(asked_to_end()).is_ok() {
+        let asked = runtime.block_on(async { Ok::<_, anyhow::Error>(asked_to_end()?.await) });
+        if asked.is_ok() {
             token.cancel();
         }
     };
