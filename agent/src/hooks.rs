@@ -115,7 +115,7 @@ mod tests {
         check("lifecycle: {preStop: {sleep: {seconds: 3}}}", Some(r#"{"sleep":{"seconds":3}}"#));
         check(
             "lifecycle: {preStop: {httpGet: {port: web, path: /x}}}",
-            Some(r#"{"httpGet":{"host":"10.0.0.7","path":"/x","port":8080}}"#),
+            Some(r#"{"httpGet":{"host":"10.0.0.7","path":"/x","port":8080,"scheme":"HTTP"}}"#),
         );
         check(
             "lifecycle: {preStop: {tcpSocket: {port: 90, host: h}}}",

@@ -162,8 +162,8 @@ mod tests {
         lives(&base).no_pod_runs_twice(0);
         lives(&base).no_more_than(1, "a", &[]);
         assert_eq!(lives(&base).went_on("a", "n1", (10, 20), 1), 1);
-        assert!(refuses(|| drop(lives(&[("a", "n1", 10..=12)]).went_on("a", "n1", (10, 20), 3))));
-        assert!(refuses(|| drop(lives(&[("a", "n1", 10..=12)]).went_on("a", "n2", (10, 20), 30))));
+        assert!(refuses(|| _ = lives(&[("a", "n1", 10..=12)]).went_on("a", "n1", (10, 20), 3)));
+        assert!(refuses(|| _ = lives(&[("a", "n1", 10..=12)]).went_on("a", "n2", (10, 20), 30)));
         base.push(("a", "n2", 19..=30));
         let twice = lives(&base);
         assert!(refuses(|| lives(&base).no_pod_runs_twice(0)));

@@ -219,6 +219,7 @@ fn a_directory_is_enough() {
             "--node-name".to_owned(),
             "alone".to_owned(),
         ],
+        ..Options::default()
     };
     let mut cluster = Cluster::with(machine, options);
     let pids = |word: &str| -> Vec<u32> {
