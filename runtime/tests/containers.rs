@@ -761,8 +761,8 @@ async fn limits_bind_and_figures_are_told() {
     need_root!();
     let bench = Bench::new();
     let sandbox = bench.sandbox().await;
-    let mut container =
-        bench.shell("c", "dd if=/dev/zero of=/dev/shm/x bs=1M count=4 2>/dev/null; echo full; exec sleep 1000");
+    let mut container = bench
+        .shell("c", "dd if=/dev/zero of=/dev/shm/x bs=1M count=4 2>/dev/null; echo full; exec sleep 1000");
     let resources = serde_json::json!({
         "memory": {"limit": 64 << 20}, "pids": {"limit": 20}, "cpu": {"shares": 512, "quota": 50000, "period": 100000},
     });
