@@ -22,7 +22,8 @@ impl Accelerator {
     pub(crate) fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
-            Self::Emulation => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+            // One thread for all processors: with one for each, guests of more than one have been seen locked up for good.
+            Self::Emulation => &["-accel", "tcg,thread=single", "-cpu", "max"],
         }
     }
 }
