@@ -19,6 +19,7 @@ use crate::names::{Layout, namespace};
 use crate::objects::ObjectSource;
 use crate::pods::Registry;
 use crate::probe::HttpProber;
+use crate::users::Ranges;
 
 /// How long a pod waits for the list of services, once.
 const SERVICES_PATIENCE: Duration = Duration::from_secs(5);
@@ -48,6 +49,8 @@ pub struct Context {
     pub http: HttpProber,
     /// Bounds of a container's log.
     pub logs: LogBounds,
+    /// Ids of pods with user namespaces.
+    pub users: Ranges,
     /// All pods of the node.
     pub registry: Registry,
     /// This node's object, once it is there.

@@ -47,6 +47,7 @@ pub(crate) fn context(dir: &TempDir, machine: &Arc<FakeMachine>) -> Arc<Context>
         resolv_conf: "/etc/resolv.conf".into(),
         http: HttpProber::new().unwrap(),
         logs: LogBounds::default(),
+        users: Default::default(),
         registry: Registry::default(),
         node_object: watch::channel(None).1,
     })

@@ -27,6 +27,7 @@ pub mod server;
 pub mod sources;
 pub mod spec;
 mod stats;
+pub mod users;
 pub mod volume;
 
 pub use access::Access;

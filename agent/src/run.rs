@@ -199,6 +199,7 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
     let (node_object, node_objects) = watch::channel(None);
     let registry = Registry::default();
     let context = Arc::new(Context {
+        users: Default::default(),
         registry: registry.clone(),
         node: NodeFacts {
             name: config.node_name.clone(),

@@ -27,6 +27,7 @@ mod error;
 mod exec;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod idmap;
 pub mod keeper;
 mod kernel;
 mod link;
@@ -51,11 +52,12 @@ pub use error::{
     StartContainerError,
 };
 pub use exec::{Attach, Exec};
+pub use idmap::mapped_tree;
 pub use runtime::Runtime;
 pub use sandbox::Sandbox;
 pub use spec::{
     Config, ContainerSpec, ExecSpec, LogSpec, NamespaceMode, NetworkMode, PidMode, Rootfs, SandboxSpec,
-    Signal, UnknownSignal, WindowSize,
+    Signal, UnknownSignal, Users, WindowSize,
 };
 pub use state::{ContainerState, ContainerStatus, Exit, SandboxEvent, SandboxState, Stats};
 pub use stream::{ReadStream, WriteStream};

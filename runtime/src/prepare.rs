@@ -39,6 +39,11 @@ pub(crate) fn prepare(
         // what that means.
         let _ = std::fs::remove_dir_all(work.join("work/incompat"));
     }
+    if let (Rootfs::Overlay { upper, .. }, Some(users)) = (&container.rootfs, sandbox.users) {
+        // It is the container's `/`. What lies in it has got its owners from the container already.
+        std::os::unix::fs::chown(upper, Some(users.first), Some(users.first))
+            .map_err(|source| StartContainerError::Record { path: upper.clone(), source })?;
+    }
     let placement = runtime
         .tree
         .create_container(&sandbox.cgroup, &container.id, resources)

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::step::Plan;
 use crate::plan::text::Text;
-use crate::spec::{LogSpec, PidMode, WindowSize};
+use crate::spec::{LogSpec, PidMode, Users, WindowSize};
 use crate::state::Exit;
 
 /// Changes when an old client would misunderstand a new keeper or the other way round. Adding fields with a
@@ -46,6 +46,9 @@ pub(crate) struct Setup {
     pub(crate) shm_size: Option<u64>,
     /// Where the shared memory is mounted if this kernel cannot keep it detached.
     pub(crate) shm_place: Text,
+    /// The ids of a user namespace that the sandbox has for its own.
+    #[serde(default)]
+    pub(crate) users: Option<Users>,
 }
 
 /// A request with its number.

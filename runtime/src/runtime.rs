@@ -22,7 +22,7 @@ use crate::protocol::{self, Setup};
 use crate::records::{Records, check_id, make_directory};
 use crate::sandbox::{Keeper, Sandbox};
 use crate::seal::Sealed;
-use crate::spec::{Config, NamespaceMode, NetworkMode, SandboxSpec};
+use crate::spec::{Config, NamespaceMode, NetworkMode, PidMode, SandboxSpec};
 
 /// How long a keeper may take to set a sandbox up, or to greet.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -177,6 +177,15 @@ impl Runtime {
         if spec.hostname.as_ref().is_some_and(|name| name.len() > 64 || name.contains('\0')) {
             return Err(invalid("hostname", "is longer than 64 bytes"));
         }
+        if let Some(users) = spec.users {
+            let last = users.first.checked_add(users.count);
+            if users.first == 0 || users.count == 0 || last.is_none() {
+                return Err(invalid("users", "is not a range of ids without the host's root"));
+            }
+            if spec.network == NetworkMode::Host || !own.ipc || spec.pid == PidMode::Host {
+                return Err(invalid("users", "goes with namespaces of the sandbox's own only"));
+            }
+        }
         let flag = |own: bool, flag: i32| if own { flag } else { 0 };
         Ok(Setup {
             sandbox: spec.id.clone(),
@@ -195,6 +204,7 @@ impl Runtime {
             sysctls,
             shm_size: own.ipc.then(|| spec.shm_size.unwrap_or(SHM_SIZE)),
             shm_place: text("runDir", &self.records.shm_directory(&spec.id))?,
+            users: spec.users,
         })
     }
 

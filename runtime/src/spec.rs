@@ -60,6 +60,24 @@ pub enum PidMode {
     Host,
 }
 
+/// The ids that a sandbox's users have on the host: what is 0 in the sandbox is `first` there, and so on for `count`
+/// ids. Others do not exist in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Users {
+    /// The host's id of the sandbox's root.
+    pub first: u32,
+    /// How many ids there are.
+    pub count: u32,
+}
+
+impl Users {
+    /// As `uid_map` and `gid_map` take it.
+    pub(crate) fn line(self) -> String {
+        format!("0 {} {}\n", self.first, self.count)
+    }
+}
+
 /// A sandbox to be created.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -97,6 +115,11 @@ pub struct SandboxSpec {
     /// Limits on the sandbox as a whole.
     #[serde(default)]
     pub resources: Option<LinuxResources>,
+    /// A user namespace of its own, which its other namespaces belong to; not together with the host's network, IPC or
+    /// pid namespace. The layers of root file systems are shown with mapped ids, and so are bind mounts with the
+    /// option `idmap`.
+    #[serde(default)]
+    pub users: Option<Users>,
 }
 
 impl SandboxSpec {
@@ -114,6 +137,7 @@ impl SandboxSpec {
             shm_size: None,
             cgroup: cgroup.into(),
             resources: None,
+            users: None,
         }
     }
 }
@@ -212,6 +236,9 @@ pub struct ExecSpec {
     pub stdin: bool,
     /// With all the container's capabilities, devices and no seccomp filter.
     pub privileged: bool,
+    /// The program is the keepers' own, which must be one that needs no files besides itself; `argv` are its name and
+    /// arguments. Nothing has to be in the container for it.
+    pub own_program: bool,
 }
 
 /// Size of a terminal.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use manifests::k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
 };
 use manifests::k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -133,6 +133,15 @@ pub(super) fn status(
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(identity.port) }),
         }),
         images: Some(listed(images)),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
+        // The one that pods have that name no class.
+        runtime_handlers: Some(vec![NodeRuntimeHandler {
+            name: Some(String::new()),
+            features: Some(NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(true),
+                user_namespaces: Some(true),
+            }),
+        }]),
         node_info: Some(NodeSystemInfo {
             architecture: architecture().to_owned(),
             boot_id: facts.boot_id.clone(),

@@ -12,6 +12,11 @@ use super::route::StreamOptions;
 /// Changes of a terminal's size that may wait.
 const SIZES: usize = 4;
 
+/// What our program is called in a container, and its subcommand that copies files. It decides what it takes for a
+/// command: a container's user gets no other of its subcommands.
+const OWN_PROGRAM: &str = "coracle";
+const ARCHIVE: &str = "archive";
+
 /// Which process is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
@@ -46,8 +51,12 @@ impl Process {
 }
 
 async fn exec(container: RunningContainer, options: StreamOptions) -> Result<Process, String> {
+    let argv = match options.builtin {
+        true => [OWN_PROGRAM, ARCHIVE].into_iter().map(str::to_owned).chain(options.command).collect(),
+        false => options.command,
+    };
     let spec = ExecSpec {
-        argv: options.command,
+        argv,
         env: None,
         cwd: None,
         user: None,
@@ -55,6 +64,7 @@ async fn exec(container: RunningContainer, options: StreamOptions) -> Result<Pro
         window: None,
         stdin: options.stdin,
         privileged: false,
+        own_program: options.builtin,
     };
     let started = container.sandbox.exec(&container.id, spec).await;
     let mut process = started.map_err(|error| client::ErrorChain(&error).to_string())?;

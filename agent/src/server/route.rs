@@ -45,6 +45,8 @@ pub struct StreamOptions {
     pub stderr: bool,
     /// The process gets a terminal.
     pub tty: bool,
+    /// The command is one that the node brings along.
+    pub builtin: bool,
 }
 
 /// Each port takes two of the 256 channels.
@@ -215,6 +217,7 @@ impl Query {
             // A terminal has one stream for both.
             stderr: (self.is_on("stderr") || self.is_on("error")) && !tty,
             tty,
+            builtin: self.is_on("builtin"),
         }
     }
 }

@@ -7,6 +7,8 @@ use manifests::expand::expand;
 use manifests::k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use runtime::oci::Mount;
 
+use crate::users;
+
 /// Of no use to a container, and of use to somebody who wants out of it.
 pub(super) const MASKED_PATHS: &[&str] = &[
     "/proc/acpi",
@@ -42,6 +44,8 @@ pub struct VolumeMountPlan {
     pub read_only: bool,
     /// Nor to file systems that are mounted below it.
     pub recursive: bool,
+    /// Owners are shown as the pod's user namespace has them already.
+    pub has_users: bool,
     /// `rprivate`, `rslave` or `rshared`.
     pub propagation: &'static str,
 }
@@ -104,6 +108,7 @@ pub fn volume_mounts(
             sub_path,
             read_only: mount.read_only.unwrap_or(false),
             recursive: is_recursive(mount),
+            has_users: false,
             propagation,
         });
     }
@@ -136,6 +141,7 @@ pub(super) fn mounts(
     files: &EtcFiles,
     privileged: bool,
 ) -> Vec<Mount> {
+    let mapped = users::wanted(pod);
     let host_ipc = pod.spec.as_ref().and_then(|spec| spec.host_ipc).unwrap_or(false);
     let mode = if privileged { "rw" } else { "ro" };
     let mut list = vec![
@@ -169,12 +175,13 @@ pub(super) fn mounts(
         if let Some(source) = source
             && !taken(path)
         {
-            own.push(bind(path, source, false, "rprivate"));
+            own.push(idmapped(bind(path, source, false, "rprivate"), mapped));
         }
     }
     if let Some(source) = &files.termination_log {
         let path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
-        own.push(bind(path.unwrap_or("/dev/termination-log"), source, false, "rprivate"));
+        let log = bind(path.unwrap_or("/dev/termination-log"), source, false, "rprivate");
+        own.push(idmapped(log, mapped));
     }
     own.extend(volumes.iter().map(|volume| {
         let mut mount =
@@ -184,7 +191,7 @@ pub(super) fn mounts(
         {
             options.push("rro".to_owned());
         }
-        mount
+        idmapped(mount, mapped && !volume.has_users)
     }));
     // A mount below another one must come after it, or it would be hidden.
     own.sort_by_key(|mount| mount.destination().components().count());
@@ -198,6 +205,14 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
     mount.set_typ(Some(kind.to_owned()));
     mount.set_source(Some(PathBuf::from(source)));
     mount.set_options(Some(options.iter().map(|option| (*option).to_owned()).collect()));
+    mount
+}
+
+/// With owners as the pod's user namespace has them.
+fn idmapped(mut mount: Mount, wanted: bool) -> Mount {
+    if wanted && let Some(options) = mount.options_mut() {
+        options.push("idmap".to_owned());
+    }
     mount
 }
 

@@ -131,20 +131,16 @@ fn run_as_group(pod: &Pod, container: &Container) -> Option<i64> {
     own.or_else(|| pod.spec.as_ref()?.security_context.as_ref()?.run_as_group)
 }
 
-/// `user[:group]` to look up in the image: what the pod says, else what the image says.
-pub fn effective_user(pod: &Pod, container: &Container, image: &ImageConfig) -> String {
-    let group = run_as_group(pod, container);
-    let with_group = |user: &str| match group {
-        Some(group) => format!("{}:{group}", if user.is_empty() { "0" } else { user }),
-        None => user.to_owned(),
+/// `user[:group]` to look up in the image: what the pod says, else what the image says. And the primary group, if the
+/// pod says that: the user stays a member of the image's groups then.
+pub fn effective_user(pod: &Pod, container: &Container, image: &ImageConfig) -> (String, Option<u32>) {
+    let group = run_as_group(pod, container).and_then(|group| u32::try_from(group).ok());
+    let user = match run_as_user(pod, container) {
+        Some(user) => user.to_string(),
+        None if group.is_some() => image.user.split(':').next().unwrap_or_default().to_owned(),
+        None => image.user.clone(),
     };
-    match run_as_user(pod, container) {
-        Some(user) => with_group(&user.to_string()),
-        None => match group {
-            Some(_) => with_group(image.user.split(':').next().unwrap_or_default()),
-            None => image.user.clone(),
-        },
-    }
+    (user, group)
 }
 
 /// Refuses root where the pod says that root must not be.

@@ -126,9 +126,9 @@ fn users() {
         ("", "", "1000:1000", "1000:1000"),
         ("runAsUser: 7", "", "app", "7"),
         ("runAsUser: 7", "runAsUser: 8", "app", "8"),
-        ("runAsGroup: 9", "runAsUser: 8", "app", "8:9"),
-        ("runAsGroup: 9", "", "app:staff", "app:9"),
-        ("runAsGroup: 9", "", "", "0:9"),
+        ("runAsGroup: 9", "runAsUser: 8", "app", "8 in 9"),
+        ("runAsGroup: 9", "", "app:staff", "app in 9"),
+        ("runAsGroup: 9", "", "", " in 9"),
     ] {
         let pod = pod(
             &format!("securityContext: {{{pod_context}}},"),
@@ -136,7 +136,9 @@ fn users() {
         );
         let image = ImageConfig { user: image_user.into(), ..image() };
         let container = &pod.spec.as_ref().unwrap().containers[0];
-        assert_eq!(effective_user(&pod, container, &image), expected);
+        let (user, group) = effective_user(&pod, container, &image);
+        let group = group.map(|group| format!(" in {group}")).unwrap_or_default();
+        assert_eq!(format!("{user}{group}"), expected);
     }
 }
 

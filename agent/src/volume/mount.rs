@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use runtime::Users;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
@@ -54,6 +55,15 @@ pub enum MountError {
         /// Why.
         #[source]
         source: Errno,
+    },
+    /// Showing a layer of an image with other owners.
+    #[error("mapping the ids of {origin}")]
+    Mapped {
+        /// The layer.
+        origin: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// Showing a directory of the node.
     #[error("mounting {origin} on {path}")]
@@ -213,8 +223,9 @@ pub(super) fn is_bound(path: &Path) -> bool {
     found.is_ok_and(|found| found.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
 }
 
-/// The files of an image, for reading only. `layers` are directories, topmost first. One that is mounted stays.
-pub fn image(path: &Path, layers: &[PathBuf]) -> Result<(), MountError> {
+/// The files of an image, for reading only. `layers` are directories, topmost first. `users`: whose ids the owners of
+/// files are shown by. One that is mounted stays.
+pub fn image(path: &Path, layers: &[PathBuf], users: Option<Users>) -> Result<(), MountError> {
     directory(path)?;
     if is_mount_point(path) {
         return Ok(());
@@ -231,6 +242,11 @@ pub fn image(path: &Path, layers: &[PathBuf]) -> Result<(), MountError> {
             // An overlay wants two directories below; an empty one changes nothing.
             let empty = path.with_extension("empty");
             directory(&empty)?;
+            let mapped = match users {
+                Some(users) => Some(MappedLayers::new(path, layers, users)?),
+                None => None,
+            };
+            let layers = mapped.as_ref().map_or(layers, |mapped| &mapped.places);
             let mut options = Vec::from(b"lowerdir=");
             for layer in layers {
                 options.extend(escaped(layer));
@@ -239,6 +255,39 @@ pub fn image(path: &Path, layers: &[PathBuf]) -> Result<(), MountError> {
             options.extend(escaped(&empty));
             let options = std::ffi::CString::new(options).unwrap_or_default();
             rustix::mount::mount("overlay", path, "overlay", flags, options.as_c_str()).map_err(failed)
+        }
+    }
+}
+
+/// Layers with mapped ids, mounted beside a volume until its overlay has them: the ids of an overlay itself cannot be
+/// mapped.
+struct MappedLayers {
+    places: Vec<PathBuf>,
+}
+
+impl MappedLayers {
+    fn new(path: &Path, layers: &[PathBuf], users: Users) -> Result<Self, MountError> {
+        let mut mapped = Self { places: Vec::with_capacity(layers.len()) };
+        for (number, layer) in layers.iter().enumerate() {
+            // In the pod's directory, so that what a crash leaves goes with the pod.
+            let place = path.with_extension(format!("layer{number}"));
+            directory(&place)?;
+            let failed = |source: io::Error| MountError::Mapped { origin: layer.clone(), source };
+            let tree = runtime::mapped_tree(layer, users).map_err(failed)?;
+            rustix::mount::move_mount(&tree, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+                .map_err(|errno| failed(errno.into()))?;
+            mapped.places.push(place);
+        }
+        Ok(mapped)
+    }
+}
+
+impl Drop for MappedLayers {
+    fn drop(&mut self) {
+        for place in &self.places {
+            if rustix::mount::unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {
+                let _ = fs::remove_dir(place);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod lifecycle;
 mod server;
+mod users;
 
 /// Skips a test where containers cannot run.
 #[macro_export]

@@ -96,6 +96,8 @@ pub(crate) struct Prepared<'a> {
     pub(crate) container: Option<BorrowedFd<'a>>,
     /// A mount of the sandbox's shared memory.
     pub(crate) shm: Option<BorrowedFd<'a>>,
+    /// The sandbox's user namespace.
+    pub(crate) users: Option<BorrowedFd<'a>>,
 }
 
 /// What steps leave for later ones.
@@ -112,6 +114,9 @@ struct State<'a> {
     announced: bool,
     container: Option<OwnedFd>,
     shm: Option<OwnedFd>,
+    users: Option<OwnedFd>,
+    /// Our own program, if that is what we become.
+    own_program: Option<OwnedFd>,
     opened: Vec<OwnedFd>,
     /// The container's root.
     root: Option<OwnedFd>,
@@ -126,10 +131,10 @@ struct State<'a> {
 
 /// Becomes what the plan says. Never returns.
 pub(crate) fn run(prepared: Prepared<'_>) -> ! {
-    let Prepared { plan, argv, envp, opened, standard, report, container, shm } = prepared;
+    let Prepared { plan, argv, envp, opened, standard, report, container, shm, users } = prepared;
     // If even that fails there is nobody to tell; the keeper sees us end.
     let kept = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .and_then(|()| process::keep_only(standard, &[Some(report), container, shm]));
+        .and_then(|()| process::keep_only(standard, &[Some(report), container, shm, users]));
     if kept.is_err() {
         process::exit_now(127);
     }
@@ -142,6 +147,8 @@ pub(crate) fn run(prepared: Prepared<'_>) -> ! {
         announced: false,
         container: container.is_some().then(|| process::kept(4)),
         shm: shm.is_some().then(|| process::kept(5)),
+        users: users.is_some().then(|| process::kept(6)),
+        own_program: None,
         opened,
         root: None,
         empty: None,
@@ -184,6 +191,8 @@ pub(crate) fn run_inherited(inherited: Inherited<'_>) -> ! {
         announced: false,
         container: None,
         shm: None,
+        users: None,
+        own_program: None,
         opened,
         root: None,
         empty: None,
@@ -258,7 +267,11 @@ impl State<'_> {
             self.step += 1;
         }
         let errno = match self.announce() {
-            Ok(()) => execute(plan, argv, envp),
+            Ok(()) => match &self.own_program {
+                Some(file) => process::execute_opened(file.as_fd(), argv, envp),
+                None if plan.program.own => Errno::BADF,
+                None => execute(plan, argv, envp),
+            },
             Err(errno) => errno,
         };
         self.send(FAILED, errno.raw_os_error(), &[]);
@@ -345,6 +358,20 @@ impl State<'_> {
                 let container = self.container.as_ref().ok_or(Errno::BADF)?;
                 let kinds = rustix::thread::ThreadNameSpaceType::from_bits_retain(*namespaces);
                 rustix::thread::move_into_thread_name_spaces(container.as_fd(), kinds)?;
+            }
+            Step::OpenOwnProgram => {
+                let flags = OFlags::PATH | OFlags::CLOEXEC;
+                self.own_program = Some(rustix::fs::openat(CWD, c"/proc/self/exe", flags, Mode::empty())?);
+            }
+            Step::ActAs { uid, gid } => rights::act_as(*uid, *gid)?,
+            Step::EnterUsers { own_mounts } => {
+                let users = self.users.take().ok_or(Errno::BADF)?;
+                let kind = Some(rustix::thread::LinkNameSpaceType::User);
+                rustix::thread::move_into_link_name_space(users.as_fd(), kind)?;
+                rights::become_root()?;
+                if *own_mounts {
+                    process::unshare(libc::CLONE_NEWNS)?;
+                }
             }
             Step::NewCgroupNamespace => process::unshare(libc::CLONE_NEWCGROUP)?,
             Step::NewSession => {

@@ -19,7 +19,7 @@ use super::{Fault, State, copy_up, uncover};
 use crate::plan::RDONLY;
 use crate::plan::step::{Attributes, NodeKind, Root, Source, Step};
 use crate::plan::text::Text;
-use crate::sys::mount::{Change, set_attributes};
+use crate::sys::mount::{Change, map_ids, set_attributes};
 
 const PATH_MAX: usize = 4096;
 
@@ -29,8 +29,11 @@ const FSCONFIG_MAX: usize = 256;
 impl State<'_> {
     pub(super) fn mounts(&mut self, step: &Step) -> Result<(), Fault> {
         match step {
-            Step::OpenBind { source, recursive, attributes } => {
+            Step::OpenBind { source, recursive, attributes, mapped } => {
                 let tree = open_source(source, *recursive)?;
+                if *mapped {
+                    map_ids(&tree, self.users()?, false)?;
+                }
                 dress(tree.as_fd(), attributes)?;
                 self.opened.push(tree);
             }
@@ -42,7 +45,10 @@ impl State<'_> {
                 let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
                 rustix::mount::mount_change(c"/", flags)?;
             }
-            Step::Root { root, place } => self.root = Some(mount_root(root, place.as_c_str())?),
+            Step::Root { root, place, mapped } => {
+                let users = if *mapped { Some(self.users()?) } else { None };
+                self.root = Some(mount_root(root, place.as_c_str(), users)?);
+            }
             Step::Mount { file_system, source, options, attributes, destination, copy_up, inherit_mode } => {
                 let root = self.root()?;
                 let covered = inherit_mode.then(|| path::open(root, destination.as_c_str(), OFlags::PATH));
@@ -194,6 +200,10 @@ impl State<'_> {
         }
     }
 
+    fn users(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.users.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
+    }
+
     /// Covers a path: a directory with an empty one, anything else with /dev/null.
     fn mask(&mut self, path: &Text) -> Result<(), Fault> {
         let target = match path::open(self.root()?, path.as_c_str(), OFlags::PATH) {
@@ -302,7 +312,7 @@ pub(crate) fn open_bind(
 ) -> Result<OwnedFd, Errno> {
     let tree = open_source(source, recursive)?;
     if let Some((namespace, all)) = user_namespace {
-        crate::sys::mount::map_ids(&tree, namespace, all)?;
+        map_ids(&tree, namespace, all)?;
     }
     dress(tree.as_fd(), attributes)?;
     Ok(tree)
@@ -404,14 +414,21 @@ fn explained(fs: &OwnedFd, errno: Errno) -> Fault {
     }
 }
 
-/// Mounts the root file system on `place`, which the mount only needs to be somewhere.
-fn mount_root(root: &Root, place: &CStr) -> Result<OwnedFd, Fault> {
+/// Mounts the root file system on `place`, which the mount only needs to be somewhere. `users`: the user namespace that
+/// its ids are mapped by.
+fn mount_root(root: &Root, place: &CStr, users: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Fault> {
+    if let (Root::Overlay { lower, .. }, Some(users)) = (root, users) {
+        map_layers(lower, users)?;
+    }
     let mount = match root {
         Root::Directory { path, slave } => {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE
                 | OpenTreeFlags::OPEN_TREE_CLOEXEC
                 | OpenTreeFlags::AT_RECURSIVE;
             let tree = rustix::mount::open_tree(CWD, path.as_c_str(), flags)?;
+            if let Some(users) = users {
+                map_ids(&tree, users, false)?;
+            }
             if !slave {
                 set_attributes(&tree, Change { propagation: libc::MS_PRIVATE, ..Change::default() }, true)?;
             }
@@ -425,6 +442,20 @@ fn mount_root(root: &Root, place: &CStr) -> Result<OwnedFd, Fault> {
     let target = rustix::fs::openat(CWD, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     attach(mount.as_fd(), target.as_fd())?;
     Ok(mount)
+}
+
+/// Covers each layer with itself, its ids mapped, in our mount namespace only: no kernel maps the ids of an overlay, but
+/// all take layers whose ids are.
+fn map_layers(lower: &[Text], users: BorrowedFd<'_>) -> Result<(), Errno> {
+    for layer in lower {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = rustix::mount::open_tree(CWD, layer.as_c_str(), flags)?;
+        map_ids(&tree, users, false)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(CWD, layer.as_c_str(), flags, Mode::empty())?;
+        attach(tree.as_fd(), place.as_fd())?;
+    }
+    Ok(())
 }
 
 /// Volatile: an overlay otherwise syncs the whole file system that its upper layer lies on, with everybody's

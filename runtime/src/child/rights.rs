@@ -49,6 +49,20 @@ pub(super) fn identity(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> 
     rustix::thread::set_capabilities(None, CapabilitySets { effective: held.permitted, ..held })
 }
 
+/// Makes files as another user, with all rights that we have.
+pub(super) fn act_as(uid: u32, gid: u32) -> Result<(), Errno> {
+    // They give the old id and never fail; that the new one is in force shows when they are asked again.
+    let (uid, gid) = (nix::unistd::Uid::from_raw(uid), nix::unistd::Gid::from_raw(gid));
+    let _ = nix::unistd::setfsgid(gid);
+    let _ = nix::unistd::setfsuid(uid);
+    if nix::unistd::setfsgid(gid) != gid || nix::unistd::setfsuid(uid) != uid {
+        return Err(Errno::PERM);
+    }
+    // Leaving root has taken away those that are about files.
+    let held = rustix::thread::capabilities(None)?;
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: held.permitted, ..held })
+}
+
 /// Becomes root in a user namespace whose ids have been mapped. What we made before belongs to nobody there.
 pub(super) fn become_root() -> Result<(), Errno> {
     use rustix::process::{Gid, Uid};

@@ -143,6 +143,7 @@ pub(super) fn start(
             report: theirs.as_fd(),
             container: container.map(AsFd::as_fd),
             shm: shm.as_ref().map(AsFd::as_fd),
+            users: sandbox.users.as_ref().map(AsFd::as_fd),
         });
     }
     if elsewhere.is_some() {

@@ -9,12 +9,12 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{DumpableBehavior, Pid};
+use rustix::process::{DumpableBehavior, Pid, WaitId, WaitIdOptions};
 use rustix::thread::{LinkNameSpaceType, set_name};
 
 use crate::plan::text::Text;
 use crate::protocol::{Failure, FailureKind, Frames, Setup};
-use crate::spec::PidMode;
+use crate::spec::{PidMode, Users};
 use crate::sys::process::{self, Cloned};
 
 /// The name of the socket in the sandbox's run directory.
@@ -31,6 +31,9 @@ pub(super) struct Sandbox {
     /// Process 1 of the shared pid namespace.
     pub(super) init: Option<OwnedFd>,
     pub(super) shm: Option<Shm>,
+    /// The user namespace that the containers are in, if it is not the host's. We stay outside: what containers are made
+    /// of is the host's.
+    pub(super) users: Option<OwnedFd>,
     /// Held for its lock, which says that we live.
     pub(super) _directory: OwnedFd,
 }
@@ -156,7 +159,13 @@ pub(super) fn sandbox(setup: Setup, directory: OwnedFd) -> Result<Sandbox, Failu
         let kind = Some(LinkNameSpaceType::Network);
         rustix::thread::move_into_link_name_space(file.as_fd(), kind).named(&step)?;
     }
-    process::unshare(setup.namespaces).named("making namespaces")?;
+    let users = match setup.users {
+        Some(users) => Some(user_namespace(users, setup.namespaces)?),
+        None => {
+            process::unshare(setup.namespaces).named("making namespaces")?;
+            None
+        }
+    };
     if setup.namespaces & libc::CLONE_NEWNET != 0 {
         process::loopback_up().named("bringing the loopback interface up")?;
     }
@@ -167,7 +176,7 @@ pub(super) fn sandbox(setup: Setup, directory: OwnedFd) -> Result<Sandbox, Failu
     for (path, value) in &setup.sysctls {
         write(path.as_c_str(), value.as_c_str().to_bytes()).named(&format!("writing {value:?} to {path}"))?;
     }
-    let shm = setup.shm_size.map(|size| shared_memory(size, &setup.shm_place)).transpose()?;
+    let shm = setup.shm_size.map(|size| shared_memory(size, setup.users, &setup.shm_place)).transpose()?;
     let init = match setup.pid {
         PidMode::Shared => Some(shared_init().named("making the shared pid namespace")?),
         PidMode::Private | PidMode::Host => None,
@@ -175,15 +184,54 @@ pub(super) fn sandbox(setup: Setup, directory: OwnedFd) -> Result<Sandbox, Failu
     let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
         .named("opening ourselves")?;
     let listener = listen(&directory).named("listening")?;
-    Ok(Sandbox { id: setup.sandbox, pid: setup.pid, listener, own, init, shm, _directory: directory })
+    Ok(Sandbox { id: setup.sandbox, pid: setup.pid, listener, own, init, shm, users, _directory: directory })
 }
 
-fn shared_memory(size: u64, place: &Text) -> Result<Shm, Failure> {
+/// Makes a user namespace and, owned by it, the sandbox's other ones, which we enter. A process is born in all of them,
+/// so that it can be given its ids from outside, and ends when we hold what we need.
+fn user_namespace(users: Users, namespaces: i32) -> Result<OwnedFd, Failure> {
+    let flags = u64::try_from(libc::CLONE_NEWUSER | namespaces).unwrap_or(0);
+    let cloned = process::clone_into(flags, None).named("making a user namespace")?;
+    let Cloned::Parent(pid, pidfd) = cloned else {
+        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        let _ = process::close_from(0);
+        process::reap_for_ever()
+    };
+    let enter = || -> Result<OwnedFd, Failure> {
+        let line = users.line();
+        for file in ["uid_map", "gid_map"] {
+            let path = Text::new(format!("/proc/{}/{file}", pid.as_raw_pid()))
+                .map_err(|_| Failure::new(FailureKind::Bad, "mapping ids", libc::EINVAL))?;
+            write(path.as_c_str(), line.as_bytes())
+                .named(&format!("mapping {} ids from {} on", users.count, users.first))?;
+        }
+        let name = format!("/proc/{}/ns/user", pid.as_raw_pid());
+        let opened = rustix::fs::openat(CWD, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .named("opening the user namespace")?;
+        let kinds = rustix::thread::ThreadNameSpaceType::from_bits_retain(namespaces.cast_unsigned());
+        if !kinds.is_empty() {
+            rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), kinds)
+                .named("entering the sandbox's namespaces")?;
+        }
+        Ok(opened)
+    };
+    let entered = enter();
+    let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+    let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+    entered
+}
+
+fn shared_memory(size: u64, users: Option<Users>, place: &Text) -> Result<Shm, Failure> {
     let make = || -> Result<OwnedFd, Errno> {
         let fs = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_set_string(&fs, c"source", c"shm")?;
         rustix::mount::fsconfig_set_string(&fs, c"size", size.to_string().as_str())?;
         rustix::mount::fsconfig_set_string(&fs, c"mode", c"1777")?;
+        if let Some(users) = users {
+            let root = users.first.to_string();
+            rustix::mount::fsconfig_set_string(&fs, c"uid", root.as_str())?;
+            rustix::mount::fsconfig_set_string(&fs, c"gid", root.as_str())?;
+        }
         rustix::mount::fsconfig_create(&fs)?;
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV

@@ -1,17 +1,12 @@
 //! Sources of bind mounts, and the user namespaces that their ids are mapped by.
 
-use std::fs::{self, File};
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-
-use oci_spec::runtime::LinuxNamespaceType;
-use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use super::OciError;
 use crate::child::open_bind;
+use crate::idmap;
+use crate::plan::IdMap;
 use crate::plan::step::Step;
-use crate::plan::{self, IdMap};
-use crate::sys::process::{self, Cloned};
 
 /// Opens the sources of bind mounts while everything is in reach.
 pub(super) fn opened(
@@ -25,7 +20,7 @@ pub(super) fn opened(
     };
     let mut opened = Vec::with_capacity(open.len());
     for (step, idmap) in open.iter().zip(idmaps) {
-        let Step::OpenBind { source, recursive, attributes } = step else { continue };
+        let Step::OpenBind { source, recursive, attributes, .. } = step else { continue };
         let namespace = match idmap {
             None => None,
             Some(map) => Some((mapping(map, own)?, map.recursive)),
@@ -48,24 +43,6 @@ pub(super) fn mapping(map: &IdMap, own: Option<&(String, String)>) -> Result<Own
     user_namespace(uids, gids)
 }
 
-/// A user namespace with this mapping, which nobody is in.
 fn user_namespace(uids: &str, gids: &str) -> Result<OwnedFd, OciError> {
-    let what = "making a user namespace for an idmapped mount";
-    let flags = u64::from(plan::flag(LinuxNamespaceType::User));
-    let cloned = process::clone_into(flags, None).map_err(|errno| OciError::io(what)(errno.into()))?;
-    let Cloned::Parent(pid, pidfd) = cloned else {
-        // Until it is killed, which also happens should its parent die.
-        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-        process::reap_for_ever()
-    };
-    let pid = pid.as_raw_pid();
-    let make = || -> io::Result<OwnedFd> {
-        fs::write(format!("/proc/{pid}/uid_map"), uids)?;
-        fs::write(format!("/proc/{pid}/gid_map"), gids)?;
-        Ok(File::open(format!("/proc/{pid}/ns/user"))?.into())
-    };
-    let made = make();
-    let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
-    let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-    made.map_err(OciError::io(what))
+    idmap::user_namespace(uids, gids).map_err(OciError::io("making a user namespace for an idmapped mount"))
 }

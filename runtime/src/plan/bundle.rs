@@ -75,6 +75,7 @@ pub(crate) fn bundle(spec: &Spec, around: Surroundings<'_>) -> Result<Bundle, Re
     let user = process_spec.user();
     let new_user = ids.is_some() || joins(&join, libc::CLONE_NEWUSER);
     let means = mounts::Means {
+        users: false,
         shared_shm: false,
         may_map: around.privileged,
         // With the rights and the mounts of its parent, but out of their reach.
@@ -141,10 +142,11 @@ pub(crate) fn bundle(spec: &Spec, around: Surroundings<'_>) -> Result<Bundle, Re
     steps.push(Step::Root {
         root: Root::Directory { path: path_text("root.path", around.rootfs)?, slave },
         place: path_text("root.path", around.rootfs)?,
+        mapped: false,
     });
     steps.extend(mounts.place);
     if !mounts.foreign_dev {
-        devices(&mut steps, linux.devices().as_deref().unwrap_or_default())?;
+        devices(&mut steps, linux.devices().as_deref().unwrap_or_default(), 0)?;
     }
     steps.push(Step::MakeDirectory { path: cwd.clone() });
     if process_spec.terminal().unwrap_or(false) {

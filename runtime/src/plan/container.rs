@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec, User};
 
 use super::step::{NodeKind, Plan, Root, Step};
 use super::sysctl::{self, Own};
@@ -11,7 +11,7 @@ use super::text::Text;
 use super::{Refusal, mounts, options, path_text, process, refuse, text, unsupported};
 use crate::cgroup::Placement;
 use crate::seccomp;
-use crate::spec::{ContainerSpec, NamespaceMode, NetworkMode, PidMode, Rootfs, SandboxSpec};
+use crate::spec::{ContainerSpec, NamespaceMode, NetworkMode, PidMode, Rootfs, SandboxSpec, Users};
 
 /// What a plan depends on besides the specification.
 #[derive(Debug, Clone, Copy)]
@@ -64,9 +64,14 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
     }
     let cwd = path_text("process.cwd", cwd)?;
     let shared_shm = context.sandbox.ipc == NamespaceMode::Private;
-    let means = mounts::Means { shared_shm, ..mounts::Means::default() };
-    let mounts = mounts::plan(spec.mounts().as_deref().unwrap_or_default(), means, context.cgroups)?;
+    let users = context.sandbox.users;
+    let means = mounts::Means { shared_shm, users: users.is_some(), ..mounts::Means::default() };
+    let mut mounts = mounts::plan(spec.mounts().as_deref().unwrap_or_default(), means, context.cgroups)?;
     let user = process_spec.user();
+    if let Some(users) = users {
+        exists(user, users)?;
+        shift(&mut mounts.place, users)?;
+    }
 
     let mut steps = Vec::with_capacity(64);
     if !context.cgroups.tasks.is_empty() {
@@ -77,7 +82,9 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
         steps.push(Step::NewCgroupNamespace);
     }
     steps.push(Step::NewSession);
-    steps.push(Step::NewKeyring);
+    if users.is_none() {
+        steps.push(Step::NewKeyring);
+    }
     // A keeper protects itself; what it starts must not inherit that.
     steps.push(Step::OomScoreAdj { value: process_spec.oom_score_adj().unwrap_or(0) });
     let mut sysctls: Vec<_> = linux.sysctl().iter().flatten().collect();
@@ -92,10 +99,15 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
     steps.push(Step::Root {
         root: root(&container.rootfs, context.separate_layers)?,
         place: path_text("place", context.place)?,
+        mapped: users.is_some(),
     });
+    if let Some(Users { first, .. }) = users {
+        steps.push(Step::ActAs { uid: first, gid: first });
+    }
     steps.extend(mounts.place);
     if !mounts.foreign_dev {
-        devices(&mut steps, linux.devices().as_deref().unwrap_or_default())?;
+        let owner = users.map_or(0, |users| users.first);
+        devices(&mut steps, linux.devices().as_deref().unwrap_or_default(), owner)?;
     }
     steps.push(Step::MakeDirectory { path: cwd.clone() });
     if tty {
@@ -127,8 +139,13 @@ pub(crate) fn container(container: &ContainerSpec, context: Context<'_>) -> Resu
         }
     }
 
-    steps.push(Step::OwnStreams { uid: user.uid(), gid: user.gid() });
+    steps.push(own_streams(user, users));
     steps.extend(process::limits(process_spec)?);
+    if users.is_some() {
+        // The last of what takes the host's rights is done.
+        steps.push(Step::EnterUsers { own_mounts: true });
+        steps.push(Step::NewKeyring);
+    }
     steps.push(Step::WorkingDirectory { path: cwd });
     steps.extend(process::rights(
         user,
@@ -185,6 +202,46 @@ fn check(spec: &Spec, linux: &Linux) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The pipes' owner is the host's affair, and they are given away before the user namespace is entered.
+pub(super) fn own_streams(user: &User, users: Option<Users>) -> Step {
+    let first = users.map_or(0, |users| users.first);
+    Step::OwnStreams { uid: first.saturating_add(user.uid()), gid: first.saturating_add(user.gid()) }
+}
+
+/// Refuses a user that the sandbox does not have.
+pub(super) fn exists(user: &User, users: Users) -> Result<(), Refusal> {
+    let missing = |what: &str, id: u32| {
+        let range = format!("{id} is not among the {} ids of the user namespace", users.count);
+        refuse(format!("process.user.{what}"), range)
+    };
+    if user.uid() >= users.count {
+        return missing("uid", user.uid());
+    }
+    let groups = user.additional_gids().iter().flatten();
+    match std::iter::once(&user.gid()).chain(groups).find(|gid| **gid >= users.count) {
+        Some(gid) => missing("gid", *gid),
+        None => Ok(()),
+    }
+}
+
+/// New file systems are mounted by the host's root: ids in their options become the host's.
+fn shift(steps: &mut [Step], users: Users) -> Result<(), Refusal> {
+    for step in steps {
+        let Step::Mount { options, .. } = step else { continue };
+        for (key, value) in options {
+            let Some(id) = value.as_ref().filter(|_| matches!(key.as_c_str().to_bytes(), b"uid" | b"gid"))
+            else {
+                continue;
+            };
+            let field = "mounts.options";
+            let id = id.to_string().parse::<u32>().ok().filter(|id| *id < users.count);
+            let Some(id) = id else { return refuse(field, "an id is not one of the user namespace") };
+            *value = Some(text(field, &(users.first + id).to_string())?);
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn has_namespace(linux: &Linux, kind: LinuxNamespaceType) -> bool {
     linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == kind)
 }
@@ -217,14 +274,16 @@ pub(super) fn masks(steps: &mut Vec<Step>, linux: &Linux) -> Result<(), Refusal>
     Ok(())
 }
 
-pub(super) fn devices(steps: &mut Vec<Step>, wanted: &[LinuxDevice]) -> Result<(), Refusal> {
+/// `owner`: the host's id of who gets the devices that everybody has. Others have the owner that is given, which is the
+/// host's: root of a user namespace has no more rights to the machine's devices than anybody.
+pub(super) fn devices(steps: &mut Vec<Step>, wanted: &[LinuxDevice], owner: u32) -> Result<(), Refusal> {
     let named =
         |path: &Text| wanted.iter().any(|device| device.path().as_os_str() == path.to_string().as_str());
     for (name, major, minor) in DEVICES {
         let path = text("linux.devices", &format!("/dev/{name}"))?;
         if !named(&path) {
             let kind = NodeKind::Character;
-            steps.push(Step::Device { path, kind, major, minor, mode: 0o666, uid: 0, gid: 0 });
+            steps.push(Step::Device { path, kind, major, minor, mode: 0o666, uid: owner, gid: owner });
         }
     }
     for (index, device) in wanted.iter().enumerate() {

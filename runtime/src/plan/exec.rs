@@ -2,8 +2,8 @@
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process};
 
-use super::container::{Context, has_namespace};
-use super::step::{CapabilityBits, Plan, Step};
+use super::container::{Context, exists, has_namespace, own_streams};
+use super::step::{CapabilityBits, Plan, Program, Step};
 use super::{Refusal, path_text, process, refuse};
 use crate::spec::{ContainerSpec, ExecSpec};
 
@@ -24,7 +24,14 @@ pub(crate) fn exec(
         return refuse("cwd", "is not an absolute path");
     }
 
+    let users = context.sandbox.users;
+    if let Some(users) = users {
+        exists(user, users)?;
+    }
     let mut steps = Vec::with_capacity(16);
+    if exec.own_program {
+        steps.push(Step::OpenOwnProgram);
+    }
     if !context.cgroups.tasks.is_empty() {
         let tasks = context.cgroups.tasks.iter().map(|path| path_text("cgroup", path));
         steps.push(Step::JoinCgroups { tasks: tasks.collect::<Result<_, _>>()? });
@@ -34,14 +41,20 @@ pub(crate) fn exec(
     let cgroup = if has_namespace(linux, LinuxNamespaceType::Cgroup) { libc::CLONE_NEWCGROUP } else { 0 };
     steps.push(Step::JoinContainer { namespaces: u32::try_from(libc::CLONE_NEWNS | cgroup).unwrap_or(0) });
     steps.push(Step::NewSession);
-    steps.push(Step::NewKeyring);
+    if users.is_none() {
+        steps.push(Step::NewKeyring);
+    }
     if exec.tty {
         steps.push(Step::Terminal { size: exec.window, console: false });
     } else if !exec.stdin {
         steps.push(Step::NullInput);
     }
-    steps.push(Step::OwnStreams { uid: user.uid(), gid: user.gid() });
+    steps.push(own_streams(user, users));
     steps.extend(process::limits(init)?);
+    if users.is_some() {
+        steps.push(Step::EnterUsers { own_mounts: false });
+        steps.push(Step::NewKeyring);
+    }
     steps.push(Step::WorkingDirectory { path: path_text("cwd", cwd)? });
     let (capabilities, no_new_privileges, filter) = if exec.privileged {
         let all = u64::MAX >> (63 - context.last_capability.min(63));
@@ -65,6 +78,9 @@ pub(crate) fn exec(
             None => None,
         },
         steps,
-        program: process::program("argv", &exec.argv, env, context.home)?,
+        program: Program {
+            own: exec.own_program,
+            ..process::program("argv", &exec.argv, env, context.home)?
+        },
     })
 }

@@ -80,6 +80,8 @@ pub(super) struct Means<'a> {
     pub(super) shared_shm: bool,
     /// The parent can make idmapped mounts.
     pub(super) may_map: bool,
+    /// The new process can map ids as its sandbox's users have them, and does it before anything is mounted.
+    pub(super) users: bool,
     /// The new process reaches all that its parent does, by the same paths, when it mounts.
     pub(super) direct: bool,
     /// The directory that the root is made of. Paths below it are the container's own.
@@ -131,6 +133,17 @@ fn one(
                 None => None,
             },
         };
+        if mapped && means.users {
+            if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+                return refuse(format!("{field}.uidMappings"), "is not supported");
+            }
+            let opened = result.open.len();
+            let Options { recursive, attributes, .. } = options;
+            result.idmaps.push(None);
+            result.open.push(Step::OpenBind { source, recursive, attributes, mapped });
+            result.place.push(Step::PlaceBind { opened, destination, fresh: false });
+            return Ok(());
+        }
         let idmap = match (mapped, means.may_map) {
             (false, _) => None,
             (true, false) => return refuse(format!("{field}.uidMappings"), "is not supported"),
@@ -236,7 +249,7 @@ fn bind(
     }
     let opened = result.open.len();
     result.idmaps.push(idmap);
-    result.open.push(Step::OpenBind { source, recursive, attributes });
+    result.open.push(Step::OpenBind { source, recursive, attributes, mapped: false });
     result.place.push(Step::PlaceBind { opened, destination, fresh: how == How::Direct && passes });
 }
 

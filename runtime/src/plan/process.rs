@@ -151,6 +151,7 @@ pub(super) fn program(
         candidates,
         argv: argv.iter().map(|one| text(field, one)).collect::<Result<_, _>>()?,
         env: environment(env, home)?,
+        own: false,
     })
 }
 

@@ -34,6 +34,9 @@ pub(crate) struct Program {
     pub(crate) candidates: Vec<Text>,
     pub(crate) argv: Vec<Text>,
     pub(crate) env: Vec<Text>,
+    /// It is not looked for: it is what [`Step::OpenOwnProgram`] has opened.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) own: bool,
 }
 
 /// Attributes of a mount, and of the mounts below it.
@@ -138,6 +141,8 @@ pub(crate) enum Step {
     /// Ask for a security label that comes into force with the program. Written through the host's /proc, which
     /// the container has no say in.
     Label { what: Text, file: Text, value: Text },
+    /// Open the program that we are a copy of, while the host's /proc is in reach.
+    OpenOwnProgram,
     /// Enter the container's own namespaces (for exec): `CLONE_NEW*`.
     JoinContainer { namespaces: u32 },
     /// Make the cgroups that the process is in the roots of what it sees.
@@ -152,13 +157,30 @@ pub(crate) enum Step {
     Sysctl { path: Text, value: Text },
     /// Open what will be mounted, before the host's tree is out of reach; the next [`Step::PlaceBind`]s refer to
     /// these by their order.
-    OpenBind { source: Source, recursive: bool, attributes: Attributes },
+    /// `mapped`: with the ids of the sandbox's users.
+    OpenBind {
+        source: Source,
+        recursive: bool,
+        attributes: Attributes,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        mapped: bool,
+    },
     /// Keep our mounts to ourselves.
     PrivateMounts,
     /// The same, but go on receiving the host's.
     SlaveMounts,
-    /// Mount the root file system on a directory that only serves as a place.
-    Root { root: Root, place: Text },
+    /// Mount the root file system on a directory that only serves as a place. `mapped`: with the ids of the sandbox's
+    /// users.
+    Root {
+        root: Root,
+        place: Text,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        mapped: bool,
+    },
+    /// Make files for these users from now on, with all rights that we have.
+    ActAs { uid: u32, gid: u32 },
+    /// Enter the sandbox's user namespace as its root. `own_mounts`: our mounts belong to it from then on.
+    EnterUsers { own_mounts: bool },
     /// Mount a new file system.
     Mount {
         file_system: Text,
@@ -337,6 +359,9 @@ impl fmt::Display for Step {
             Self::NullInput => write!(f, "opening /dev/null"),
             Self::Terminal { .. } => write!(f, "opening a terminal"),
             Self::MakeDirectory { path } => write!(f, "making directory {path}"),
+            Self::OpenOwnProgram => write!(f, "opening our own program"),
+            Self::ActAs { uid, .. } => write!(f, "making files as user {uid}"),
+            Self::EnterUsers { .. } => write!(f, "entering the sandbox's user namespace"),
             Self::PivotRoot | Self::MoveRoot | Self::ChangeRoot => write!(f, "changing the root"),
             Self::EnterRoot { .. } => write!(f, "entering the container's root"),
             Self::RootPropagation { .. } => write!(f, "setting the propagation of /"),

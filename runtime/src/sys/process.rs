@@ -141,6 +141,22 @@ pub(crate) fn execve(path: &CStr, argv: &Strings, envp: &Strings) -> Errno {
     last_errno()
 }
 
+/// Executes a file that is open. Returns only if it cannot.
+pub(crate) fn execute_opened(file: BorrowedFd<'_>, argv: &Strings, envp: &Strings) -> Errno {
+    // SAFETY: as for `execve`; the descriptor is borrowed for the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            argv.pointers.as_ptr(),
+            envp.pointers.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    last_errno()
+}
+
 /// Sets every signal to its default action. What a process ignores, all that it starts will ignore: Rust's
 /// runtime ignores SIGPIPE, `nohup` SIGHUP, and a shell gives its background jobs an ignored SIGINT.
 pub(crate) fn reset_signals() {

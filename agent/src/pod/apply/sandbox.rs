@@ -7,7 +7,7 @@ use client::ErrorChain;
 use jiff::Timestamp;
 use manifests::k8s_openapi::api::core::v1::{Pod, PodSpec};
 use network::{HostPort, Protocol};
-use runtime::{NamespaceMode, NetworkMode, PidMode, SandboxSpec};
+use runtime::{NamespaceMode, NetworkMode, PidMode, SandboxSpec, Users};
 
 use super::super::decide::grace_period;
 use super::super::observe::Failure;
@@ -17,6 +17,7 @@ use crate::etc;
 use crate::machine::PodSandbox;
 use crate::names::{self, label};
 use crate::resources::{pod_cgroup, pod_limits_of};
+use crate::users;
 
 /// What a sandbox is made from.
 #[derive(Debug)]
@@ -37,8 +38,8 @@ pub(in super::super) async fn create_sandbox(input: SandboxInput) -> Outcome {
 }
 
 async fn create(
-    context: &Context,
-    pod: &Pod,
+    context: &Arc<Context>,
+    pod: &Arc<Pod>,
     attempt: u32,
     replaces: Option<Arc<dyn PodSandbox>>,
 ) -> Result<(Arc<dyn PodSandbox>, Vec<String>), Failure> {
@@ -48,7 +49,8 @@ async fn create(
         dead.remove().await.map_err(|error| failed(&error))?;
         context.machine.network.detach(dead.id()).await.map_err(|error| failed(&error))?;
     }
-    let spec = sandbox_spec(context, pod, attempt)?;
+    let users = users(context, pod).await?;
+    let spec = sandbox_spec(context, pod, attempt, users)?;
     let sandbox = context.machine.sandboxes.create(spec).await.map_err(|error| failed(&error))?;
     match attach(context, pod, &*sandbox).await {
         Ok(addresses) => Ok((sandbox, addresses)),
@@ -80,14 +82,28 @@ pub(in super::super) async fn attach(
     attached.map_err(|error| failed(&error))
 }
 
-fn sandbox_spec(context: &Context, pod: &Pod, attempt: u32) -> Result<SandboxSpec, Failure> {
+/// The ids that the pod's users have on the node, if they are not the node's own.
+async fn users(context: &Arc<Context>, pod: &Arc<Pod>) -> Result<Option<Users>, Failure> {
+    if !users::wanted(pod) {
+        return Ok(None);
+    }
+    let (context, pod) = (Arc::clone(context), Arc::clone(pod));
+    let assigned = tokio::task::spawn_blocking(move || context.users.assign(&context.layout, &pod)).await;
+    match assigned {
+        Ok(assigned) => assigned.map_err(|error| failed(&error)),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn sandbox_spec(
+    context: &Context,
+    pod: &Pod,
+    attempt: u32,
+    users: Option<Users>,
+) -> Result<SandboxSpec, Failure> {
     let empty = PodSpec::default();
     let pod_spec = pod.spec.as_ref().unwrap_or(&empty);
     let is = |flag: Option<bool>| flag.unwrap_or(false);
-    if pod_spec.host_users == Some(false) {
-        // A pod that asked for more isolation must not silently get less.
-        return Err(failed(&NoUserNamespaces));
-    }
     let uid = names::uid(pod);
     let name =
         etc::hostname(pod, &context.node.hostname, &context.dns.domain).map_err(|error| failed(&error))?;
@@ -119,13 +135,9 @@ fn sandbox_spec(context: &Context, pod: &Pod, attempt: u32) -> Result<SandboxSpe
     spec.sysctls =
         sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect();
     spec.resources = Some(pod_limits_of(pod).to_oci());
+    spec.users = users;
     Ok(spec)
 }
-
-/// What a pod with `hostUsers: false` is told.
-#[derive(Debug, thiserror::Error)]
-#[error("hostUsers: false asks for a user namespace, which this node cannot give")]
-struct NoUserNamespaces;
 
 /// uids are unique, but those of static pods may be anything that a file says.
 fn sandbox_id(uid: &str, attempt: u32) -> String {

@@ -114,9 +114,11 @@ async fn start(mut input: StartInput) -> Result<Started, StartFailure> {
         Ok(result) => result.map_err(|error| fail(error.reason(), ErrorChain(&error).to_string()))?,
         Err(error) => return Err(fail("CreateContainerError", error.to_string())),
     };
-    let user = effective_user(&pod, &input.container, &input.image.config);
+    let (user, group) = effective_user(&pod, &input.container, &input.image.config);
     let account = context.machine.images.account(prepared.rootfs.clone(), user).await;
-    let account = account.map_err(|error| fail("CreateContainerError", ErrorChain(&error).to_string()))?;
+    let mut account =
+        account.map_err(|error| fail("CreateContainerError", ErrorChain(&error).to_string()))?;
+    account.gid = group.unwrap_or(account.gid);
 
     let made = container_spec(&input, &prepared, &id, &variables, &account, filter.as_ref());
     let made = made.map_err(|error| match error {
@@ -270,6 +272,9 @@ fn prepare(
     let mut volumes = volume_mounts(container, &places, env)?;
     // Others use the same files.
     volumes.iter_mut().filter(|mount| is_fixed(&mount.volume)).for_each(|mount| mount.read_only = true);
+    let is_image =
+        |name: &str| plans.iter().any(|plan| plan.name == name && matches!(plan.kind, Kind::Image { .. }));
+    volumes.iter_mut().filter(|mount| is_image(&mount.volume)).for_each(|mount| mount.has_users = true);
     for (index, volume) in volumes.iter_mut().enumerate() {
         let Some(sub_path) = &volume.sub_path else { continue };
         let target = pod_dir.join("volume-subpaths").join(&container.name).join(index.to_string());

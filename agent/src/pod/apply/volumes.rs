@@ -128,7 +128,11 @@ fn prepare_one(
         }
         // Without layers it is mounted already, and stays what it was when the pod began.
         Kind::Image { .. } => match layers.get(&plan.name) {
-            Some(layers) => mount::image(&plan.path, layers).map_err(told),
+            Some(layers) => {
+                let users = context.users.assign(&context.layout, pod);
+                let users = users.map_err(|error| ErrorChain(&error).to_string())?;
+                mount::image(&plan.path, layers, users).map_err(told)
+            }
             None => Ok(()),
         },
         Kind::Files { sources, mode } => {
