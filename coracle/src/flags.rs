@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Logs(commands::logs::LogsArgs),
     /// Run a command in a container
     Exec(commands::exec::ExecArgs),
+    /// Copy files into a container and out of it
+    Cp(commands::cp::CpArgs),
     /// Join a container's own process
     Attach(commands::attach::AttachArgs),
     /// Reach a port of a pod from this machine

@@ -3,6 +3,7 @@
 //! [`flags`] is what was typed; [`instance`] is where this instance keeps its things; [`up`] builds the parts and
 //! runs them; [`commands`] are the tools that a person types.
 
+mod archive;
 mod commands;
 mod flags;
 mod instance;
@@ -28,6 +29,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The hidden subcommand under which a pod's keeper runs.
 const KEEPER: &str = "keeper";
 
+/// The hidden subcommand that copies files into a container and out of it, from within.
+const ARCHIVE: &str = "archive";
+
 /// The subcommand that speaks runc's language.
 const OCI: &str = "oci";
 
@@ -48,6 +52,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
         return oci::main(arguments);
+    }
+    // In a container there is nothing but this process.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == ARCHIVE) {
+        return archive::main(arguments);
     }
     if vm::guest::is_init() {
         vm::guest::main();
@@ -103,6 +112,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Delete(args) => tool(commands::delete::run(args)),
         Command::Logs(args) => tool(commands::logs::run(args)),
         Command::Exec(args) => tool(commands::exec::run(args)),
+        Command::Cp(args) => tool(commands::cp::run(args)),
         Command::Attach(args) => tool(commands::attach::run(args)),
         Command::PortForward(args) => tool(commands::port_forward::run(args)),
         Command::Rollout(args) => tool(commands::rollout::run(args)),

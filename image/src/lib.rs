@@ -23,6 +23,7 @@ pub mod reference;
 pub mod registry;
 mod store;
 pub mod tar;
+pub mod transfer;
 pub mod unpack;
 
 pub use build::BuildError;

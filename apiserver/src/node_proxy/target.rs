@@ -96,6 +96,10 @@ pub(super) fn agent_path(stream: Stream, pod: &Pod, params: &Params) -> Result<S
             if !any {
                 return Err(ApiError::bad_request("you must specify at least one of stdin, stdout, stderr"));
             }
+            if stream == Stream::Exec && params.flag("builtin")? == Some(true) {
+                // An extension: the node brings the command along.
+                query.append_pair("builtin", "true");
+            }
             query.extend_pairs(params.all("command").map(|word| ("command", word)));
             let verb = if stream == Stream::Exec { "exec" } else { "attach" };
             format!("/{verb}/{namespace}/{name}/{}", container(pod, params)?)

@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::Args;
-use client::Upgraded;
+use client::{Duplex, Upgraded};
 use futures_util::{SinkExt, StreamExt};
 use http::Request;
 use rustix::termios::{self, OptionalActions, Termios};
@@ -42,12 +42,12 @@ pub(crate) struct ExecArgs {
 }
 
 // Channels of the protocol: the first byte of every message.
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const ERROR: u8 = 3;
+pub(super) const STDIN: u8 = 0;
+pub(super) const STDOUT: u8 = 1;
+pub(super) const STDERR: u8 = 2;
+pub(super) const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
-const CLOSE: u8 = 255;
+pub(super) const CLOSE: u8 = 255;
 
 pub(crate) async fn run(args: ExecArgs) -> anyhow::Result<()> {
     let session = Session::open(&args.api)?;
@@ -76,6 +76,16 @@ pub(crate) async fn run(args: ExecArgs) -> anyhow::Result<()> {
 
 /// Joins terminal and streams with a process in a container until it ends.
 pub(crate) async fn stream(session: &Session, path: String, stdin: bool, tty: bool) -> anyhow::Result<()> {
+    let socket = open(session, path).await?;
+    let _raw = if tty { Some(RawTerminal::enter()?) } else { None };
+    converse(socket, stdin, tty).await
+}
+
+/// Opens the streams of a process in a container.
+pub(super) async fn open(
+    session: &Session,
+    path: String,
+) -> anyhow::Result<WebSocketStream<Box<dyn Duplex>>> {
     let request = Request::builder()
         .method(http::Method::GET)
         .uri(path)
@@ -90,9 +100,7 @@ pub(crate) async fn stream(session: &Session, path: String, stdin: bool, tty: bo
         Upgraded::Switched(_, connection) => connection,
         Upgraded::Refused(response) => return Err(refusal(response).await),
     };
-    let socket = WebSocketStream::from_raw_socket(connection, Role::Client, None).await;
-    let _raw = if tty { Some(RawTerminal::enter()?) } else { None };
-    converse(socket, stdin, tty).await
+    Ok(WebSocketStream::from_raw_socket(connection, Role::Client, None).await)
 }
 
 /// Why the server did not switch protocols, in its own words.
@@ -166,7 +174,7 @@ fn window_size() -> anyhow::Result<Message> {
 }
 
 /// Reads the Status with which a command ends.
-fn verdict(data: &[u8]) -> anyhow::Result<()> {
+pub(super) fn verdict(data: &[u8]) -> anyhow::Result<()> {
     let status: Value = serde_json::from_slice(data).context("reading the command's status")?;
     if status["status"] == "Success" {
         return Ok(());

@@ -57,6 +57,44 @@ pub(crate) fn write_directory(root: &Path, target: &mut impl Write) -> Result<()
     target.write_all(&[0; 2 * BLOCK]).map_err(failed("writing the archive of", root))
 }
 
+/// Write the archive of what is at a path, under a name; a link at the path itself is followed. What is mounted below a
+/// directory belongs to it.
+pub(crate) fn write_tree(path: &Path, name: &[u8], target: &mut impl Write) -> Result<(), PackError> {
+    let meta = std::fs::metadata(path).map_err(failed("reading", path))?;
+    let mut pack = Pack { device: meta.dev(), links: HashMap::new() };
+    let named = |relative: &Path, is_directory: bool| {
+        let mut full = name.to_owned();
+        if !relative.as_os_str().is_empty() {
+            if !full.is_empty() {
+                full.push(b'/');
+            }
+            full.extend_from_slice(relative.as_os_str().as_bytes());
+        }
+        if is_directory {
+            full.extend_from_slice(if full.is_empty() { b"./" } else { b"/" });
+        }
+        full
+    };
+    pack.entry(path, &named(Path::new(""), meta.is_dir()), &meta, target)?;
+    let mut waiting = if meta.is_dir() { children(path, Path::new(""))? } else { Vec::new() };
+    while let Some(relative) = waiting.pop() {
+        let inner = path.join(&relative);
+        let meta = match std::fs::symlink_metadata(&inner) {
+            // What is copied may live.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            meta => meta.map_err(failed("reading", &inner))?,
+        };
+        if meta.file_type().is_socket() {
+            continue;
+        }
+        pack.entry(&inner, &named(&relative, meta.is_dir()), &meta, target)?;
+        if meta.is_dir() {
+            waiting.extend(children(&inner, &relative)?);
+        }
+    }
+    target.write_all(&[0; 2 * BLOCK]).map_err(failed("writing the archive of", path))
+}
+
 struct Pack {
     device: u64,
     /// The first name of files that have several.

@@ -5,7 +5,8 @@ mod directory;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-pub(crate) use directory::{PackError, write_directory};
+pub use directory::PackError;
+pub(crate) use directory::{write_directory, write_tree};
 
 use flate2::write::GzEncoder;
 
