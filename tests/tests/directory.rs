@@ -292,3 +292,60 @@ fn what_somebody_changes_or_deletes_comes_back() {
     directory.gone(&deployment);
     directory.gone(&["service", "web", "-n", "shop"]);
 }
+
+const KEPT: &str = r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: kept}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}
+"#;
+
+const KEEPER: &str = r#"
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: keeper}
+spec:
+  replicas: 1
+  serviceName: keeper
+  selector: {matchLabels: {app: keeper}}
+  template:
+    metadata: {labels: {app: keeper}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: a
+        image: coracle.example/busybox:1
+        command: [sh, -c, 'echo up >> /own/starts; echo up >> /kept/starts; exec sleep 100000']
+        volumeMounts: [{name: own, mountPath: /own}, {name: kept, mountPath: /kept}]
+      volumes: [{name: kept, persistentVolumeClaim: {claimName: kept}}]
+  volumeClaimTemplates:
+  - metadata: {name: own}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}
+"#;
+
+#[test]
+fn claims_of_files_have_volumes() {
+    let mut directory = Directory::start(&[("claim.yaml", KEPT), ("keeper.yaml", KEEPER)]);
+    let claims = "{range .items[*]}{.metadata.name}={.status.phase} {end}";
+    directory.expect(&["pvc"], claims, "kept=Bound own-keeper-0=Bound ");
+    let starts = |directory: &Directory, expected: &str| {
+        eventually("what the pod wrote is there", || {
+            let command = "cat /own/starts /kept/starts";
+            let found = directory.cluster.kubectl(["exec", "keeper-0", "--", "sh", "-c", command]);
+            if found.stdout == expected { Ok(()) } else { Err(format!("{found:?}")) }
+        });
+    };
+    starts(&directory, "up\nup\n");
+    // Neither another agent nor another pod changes what is in them.
+    directory.cluster.kill();
+    directory.cluster.start();
+    directory.cluster.wait_ready();
+    starts(&directory, "up\nup\n");
+    directory.cluster.kubectl(["delete", "pod", "keeper-0"]).ok();
+    starts(&directory, "up\nup\nup\nup\n");
+    // The claim goes with its file, once nobody uses it; the set's own stays, as its policy is to retain.
+    directory.remove("keeper.yaml");
+    directory.remove("claim.yaml");
+    directory.gone(&["pods"]);
+    directory.expect(&["pvc"], claims, "own-keeper-0=Bound ");
+}

@@ -34,6 +34,29 @@ spec:
         env: [{name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
 "#;
 
+const DATABASE: &str = r#"
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  replicas: 2
+  serviceName: db
+  persistentVolumeClaimRetentionPolicy: {whenDeleted: Delete, whenScaled: Retain}
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: main
+        image: coracle.example/busybox:1
+        command: [sh, -c, 'hostname >> /data/starts; exec sleep 100000']
+        volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}
+"#;
+
 const CRON: &str = r#"
 apiVersion: batch/v1
 kind: CronJob
@@ -131,6 +154,58 @@ fn stateful_sets_go_in_order() {
     assert_eq!(shown.split_whitespace().nth(1), Some("1/1"), "{shown}");
     cluster.kubectl(["delete", "sts", "web", "--timeout=60s"]).ok();
     becomes(&cluster, "pods", made, "");
+}
+
+#[test]
+fn pods_of_stateful_sets_keep_their_volumes() {
+    let mut cluster = Cluster::up();
+    cluster.apply(DATABASE).ok();
+    cluster.kubectl(["rollout", "status", "sts/db", "--timeout=60s"]).ok();
+    let claims = "{range .items[*]}{.metadata.name}={.status.phase} {end}";
+    becomes(&cluster, "pvc", claims, "data-db-0=Bound data-db-1=Bound ");
+    let volume_of_one = value(&cluster, "pvc/data-db-1", "{.spec.volumeName}");
+    let starts = |cluster: &Cluster, pod: &str| {
+        let mut seen = String::new();
+        eventually("the pod can be asked", || {
+            let output = cluster.kubectl(["exec", pod, "--", "cat", "/data/starts"]);
+            seen = output.stdout.clone();
+            if output.success { Ok(()) } else { Err(output.stderr) }
+        });
+        seen
+    };
+    assert_eq!(starts(&cluster, "db-1"), "db-1\n");
+    // Another pod of the name has the data, also after it was scaled away.
+    let first = value(&cluster, "pod/db-1", "{.metadata.uid}");
+    cluster.kubectl(["delete", "pod", "db-1"]).ok();
+    eventually("the next db-1 runs", || {
+        let now =
+            cluster.kubectl(["get", "pod", "db-1", "-o", "jsonpath={.metadata.uid} {.status.phase}"]).stdout;
+        if now.ends_with(" Running") && !now.starts_with(&first) { Ok(()) } else { Err(now) }
+    });
+    assert_eq!(starts(&cluster, "db-1"), "db-1\ndb-1\n");
+    cluster.kubectl(["scale", "sts/db", "--replicas=1"]).ok();
+    becomes(&cluster, "pods", "{.items[*].metadata.name}", "db-0");
+    assert_eq!(value(&cluster, "pvc", claims), "data-db-0=Bound data-db-1=Bound ");
+    cluster.kubectl(["scale", "sts/db", "--replicas=2"]).ok();
+    becomes(&cluster, "sts/db", "{.status.readyReplicas}", "2");
+    assert_eq!(starts(&cluster, "db-1"), "db-1\ndb-1\ndb-1\n");
+    assert_eq!(value(&cluster, "pvc/data-db-1", "{.spec.volumeName}"), volume_of_one);
+
+    // With the other policy, what is scaled away loses its data.
+    let policy = r#"{"spec":{"persistentVolumeClaimRetentionPolicy":{"whenScaled":"Delete"}}}"#;
+    cluster.kubectl(["patch", "sts", "db", "--type=merge", "-p", policy]).ok();
+    cluster.kubectl(["scale", "sts/db", "--replicas=1"]).ok();
+    becomes(&cluster, "pvc", claims, "data-db-0=Bound ");
+    cluster.kubectl(["scale", "sts/db", "--replicas=2"]).ok();
+    becomes(&cluster, "sts/db", "{.status.readyReplicas}", "2");
+    assert_eq!(starts(&cluster, "db-1"), "db-1\n");
+    assert_ne!(value(&cluster, "pvc/data-db-1", "{.spec.volumeName}"), volume_of_one);
+    cluster.kubectl(["delete", "sts", "db", "--timeout=60s"]).ok();
+    becomes(&cluster, "pvc", claims, "");
+    becomes(&cluster, "pv", "{.items[*].metadata.name}", "");
+    cluster.down().ok();
+    let left = cluster.machine.leftovers(&cluster.cgroup_marker());
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

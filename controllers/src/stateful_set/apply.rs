@@ -1,13 +1,16 @@
 //! Carries a plan out, step by step; what fails is decided anew.
 
+use std::sync::Arc;
+
 use client::{Client, Error, ErrorChain, EventRecorder, Object};
 use manifests::k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use manifests::k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 
 use super::decide::{Make, Plan, Remove};
-use super::identity::{claims_of, pod_of};
+use super::identity::{claims_of, ordinal_of, pod_of};
+use super::retention;
 use crate::history::{Kept, carry_out};
-use crate::ownership::{adopt, release};
+use crate::ownership::{adopt, controller_of, release};
 use crate::pod_sync::PodSync;
 
 pub(super) struct Hands<'a> {
@@ -17,7 +20,7 @@ pub(super) struct Hands<'a> {
 }
 
 impl Hands<'_> {
-    pub(super) async fn apply(&self, set: &StatefulSet, plan: &Plan) -> Result<(), Error> {
+    pub(super) async fn apply(&self, set: &StatefulSet, plan: &Plan, pods: &[Arc<Pod>]) -> Result<(), Error> {
         for pod in &plan.adopt {
             adopt::<Pod, _>(self.client, set, pod).await?;
         }
@@ -29,6 +32,7 @@ impl Hands<'_> {
             status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
             return self.write(set, &status).await;
         }
+        self.settle(set, plan, pods).await?;
         let mut done = Ok(());
         for pod in &plan.delete {
             done = done.and(self.delete(set, pod).await);
@@ -43,6 +47,34 @@ impl Hands<'_> {
         done
     }
 
+    /// Says who claims go with, before a pod is scaled away and whenever the set says something new. Without a policy, no
+    /// claim is looked at.
+    async fn settle(&self, set: &StatefulSet, plan: &Plan, pods: &[Arc<Pod>]) -> Result<(), Error> {
+        if set.spec.volume_claim_templates.iter().flatten().next().is_none() {
+            return Ok(());
+        }
+        let seen = set.status.as_ref().and_then(|status| status.observed_generation);
+        let is_new = seen.is_some() && seen != set.metadata.generation;
+        let goes = |pod: &Pod| {
+            retention::deletes(set) && plan.delete.iter().any(|remove| remove.pod.uid == pod.uid())
+        };
+        for pod in pods.iter().filter(|pod| is_new || goes(pod)) {
+            let Some(ordinal) = ordinal_of(set, pod).filter(|_| controls(set, pod)) else { continue };
+            let condemned = retention::is_condemned(set, ordinal);
+            let claims = self.client.namespaced::<PersistentVolumeClaim>(set.namespace());
+            for named in claims_of(set, ordinal) {
+                let Some(claim) = claims.get_opt(named.name()).await? else { continue };
+                if let Some(settled) = retention::settled(set, pod, condemned, &claim) {
+                    match claims.replace(&settled).await {
+                        Err(error) if !error.is_not_found() => return Err(error),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn create(&self, set: &StatefulSet, make: &Make) -> Result<(), Error> {
         let pod = pod_of(set, &make.template, &make.revision, make.ordinal);
         let claims = self.client.namespaced::<PersistentVolumeClaim>(set.namespace());
@@ -53,7 +85,13 @@ impl Hands<'_> {
                     let message = format!("create Claim {claim} Pod {pod} in StatefulSet {set_name} success");
                     self.events.normal(set, "SuccessfulCreate", message);
                 }
-                Err(error) if error.is_already_exists() => {}
+                Err(error) if error.is_already_exists() => {
+                    let there = claims.get_opt(claim.name()).await?;
+                    if there.is_none_or(|there| retention::is_stale(&there, pod.name())) {
+                        // It goes with an earlier pod of that name; the next one gets its own.
+                        return Err(error);
+                    }
+                }
                 Err(error) if error.is_namespace_terminating() => return Ok(()),
                 Err(error) => return Err(self.failed(set, "FailedCreate", "create", &pod, error)),
             }
@@ -116,4 +154,9 @@ impl Hands<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the pod is the set's, and not one that has nobody.
+fn controls(set: &StatefulSet, pod: &Pod) -> bool {
+    controller_of(&pod.metadata).is_some_and(|owner| owner.uid == set.uid())
 }

@@ -7,8 +7,9 @@ use manifests::k8s_openapi::api::apps::v1::StatefulSet;
 use manifests::k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
 };
-use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::retention::set_reference;
 use crate::history::HASH;
 use crate::ownership::controller_reference;
 
@@ -87,12 +88,6 @@ fn claim_name(claim: &PersistentVolumeClaim, pod: &str) -> String {
 pub(super) fn claims_of(set: &StatefulSet, ordinal: i32) -> Vec<PersistentVolumeClaim> {
     let pod = pod_name(set, ordinal);
     let selected: BTreeMap<String, String> = set.spec.selector.match_labels.clone().unwrap_or_default();
-    let policy = set.spec.persistent_volume_claim_retention_policy.as_ref();
-    let goes_along = policy.and_then(|policy| policy.when_deleted.as_deref()) == Some("Delete");
-    let owner = || {
-        let reference = controller_reference(set);
-        OwnerReference { controller: None, block_owner_deletion: None, ..reference }
-    };
     let claims = set.spec.volume_claim_templates.iter().flatten();
     claims
         .map(|template| {
@@ -104,7 +99,7 @@ pub(super) fn claims_of(set: &StatefulSet, ordinal: i32) -> Vec<PersistentVolume
                     namespace: set.metadata.namespace.clone(),
                     labels: (!labels.is_empty()).then_some(labels),
                     annotations: template.metadata.annotations.clone(),
-                    owner_references: goes_along.then(|| vec![owner()]),
+                    owner_references: set_reference(set).map(|owner| vec![owner]),
                     ..ObjectMeta::default()
                 },
                 spec: template.spec.clone(),

@@ -6,6 +6,7 @@
 mod apply;
 mod decide;
 mod identity;
+mod retention;
 #[cfg(test)]
 mod tests;
 
@@ -79,8 +80,9 @@ impl Controller {
         pods.extend(self.pods.indexed(BY_CONTROLLER, &orphans_of(&key.namespace)));
         let revisions = self.revisions.indexed(BY_CONTROLLER, set.uid());
         let plan = decide(&Observed { set: &set, pods: &pods, revisions: &revisions }, Timestamp::now());
+        let pods_of_set = pods;
         let pods = PodSync { client: &self.client, pods: &self.pods };
-        Hands { client: &self.client, pods, events: &self.events }.apply(&set, &plan).await?;
+        Hands { client: &self.client, pods, events: &self.events }.apply(&set, &plan, &pods_of_set).await?;
         Ok(plan.next)
     }
 }

@@ -1,7 +1,9 @@
 //! DaemonSets, StatefulSets, ControllerRevisions, ReplicationControllers and PodTemplates.
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, StatefulSet};
-use k8s_openapi::api::core::v1::{PodTemplate, ReplicationController};
+use k8s_openapi::api::core::v1::{
+    EmptyDirVolumeSource, PodTemplate, PodTemplateSpec, ReplicationController, Volume,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::workload::selector_and_template;
@@ -67,7 +69,24 @@ fn stateful_set_spec(set: &StatefulSet, errors: &mut ErrorList) {
     ] {
         non_negative(value.unwrap_or_default(), &path.child(field), errors);
     }
-    selector_and_template(&spec.selector, Some(&spec.template), &path, errors);
+    selector_and_template(&spec.selector, Some(&with_claims(set)), &path, errors);
+}
+
+/// The template with the volumes that its pods will have: one for each claim, in the place of another of that name.
+fn with_claims(set: &StatefulSet) -> PodTemplateSpec {
+    let mut template = set.spec.template.clone();
+    let claims = set.spec.volume_claim_templates.iter().flatten();
+    let names: Vec<String> = claims.filter_map(|claim| claim.metadata.name.clone()).collect();
+    if let Some(spec) = template.spec.as_mut().filter(|_| !names.is_empty()) {
+        let volumes = spec.volumes.get_or_insert_default();
+        volumes.retain(|volume| !names.contains(&volume.name));
+        volumes.extend(names.into_iter().map(|name| Volume {
+            name,
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        }));
+    }
+    template
 }
 
 /// An update of a StatefulSet.
@@ -152,4 +171,40 @@ pub fn stored_pod_template_update(new: &PodTemplate, old: &PodTemplate) -> Error
     object_meta_update(&new.metadata, &old.metadata, &mut errors);
     pod::pod_template(&new.template.clone().unwrap_or_default(), &Path::new("template"), &mut errors);
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn claims_are_volumes_of_the_template() {
+        let set = |claims: serde_json::Value, volumes: serde_json::Value| -> StatefulSet {
+            let mut set: StatefulSet = serde_json::from_value(json!({
+                "metadata": {"name": "db", "namespace": "n"},
+                "spec": {
+                    "serviceName": "db", "replicas": 1, "selector": {"matchLabels": {"app": "db"}},
+                    "template": {
+                        "metadata": {"labels": {"app": "db"}},
+                        "spec": {
+                            "containers": [{"name": "a", "image": "i", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+                            "volumes": volumes,
+                        },
+                    },
+                    "volumeClaimTemplates": claims,
+                },
+            }))
+            .unwrap();
+            crate::default::stateful_set(&mut set);
+            set
+        };
+        let claim = json!([{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}]);
+        assert_eq!(stateful_set(&set(claim.clone(), json!([]))).to_string(), "");
+        // The claim wins over a volume of its name, whatever that is.
+        assert_eq!(stateful_set(&set(claim, json!([{"name": "data", "emptyDir": {}}]))).to_string(), "");
+        let errors = stateful_set(&set(json!([]), json!([]))).to_string();
+        assert!(errors.contains("volumeMounts[0].name: Not found: \"data\""), "{errors}");
+    }
 }

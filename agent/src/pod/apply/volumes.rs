@@ -105,6 +105,16 @@ fn prepare(context: &Context, pod: &Pod, objects: &Snapshot, layers: &Layers) ->
     Ok(())
 }
 
+/// Whether a container wants the volume as a device.
+fn is_device(pod: &Pod, volume: &str) -> bool {
+    let spec = pod.spec.iter();
+    let containers =
+        spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    containers
+        .flat_map(|container| container.volume_devices.iter().flatten())
+        .any(|device| device.name == volume)
+}
+
 fn prepare_one(
     context: &Context,
     pod: &Pod,
@@ -118,6 +128,9 @@ fn prepare_one(
         Kind::EmptyDir => mount::empty_dir(&plan.path, group).map_err(told),
         Kind::Memory { size } => mount::memory(&plan.path, *size, group).map_err(told),
         Kind::HostPath { expect } => mount::host_path(&plan.path, *expect).map_err(told),
+        Kind::Claim { .. } if is_device(pod, &plan.name) => {
+            Err("this node has no block volumes: volumeDevices cannot be used".to_owned())
+        }
         Kind::Claim { claim, read_only } => {
             let bound = objects.claim(claim).map_err(|error| error.to_string())?;
             let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
