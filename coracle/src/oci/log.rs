@@ -37,6 +37,14 @@ impl Log {
         }
     }
 
+    /// Does something that may warn, and tells the warnings, also when it fails in the end.
+    pub(super) fn collect<T, E>(&self, act: impl FnOnce(&mut Vec<String>) -> Result<T, E>) -> Result<T, E> {
+        let mut warnings = Vec::new();
+        let result = act(&mut warnings);
+        self.warnings(&warnings);
+        result
+    }
+
     /// Whether everything is to be told.
     pub(super) fn tells_all(&self) -> bool {
         self.debug

@@ -29,7 +29,7 @@ const EXEC_FAILED: u8 = 255;
 
 /// Runs the command line that begins after `coracle oci`.
 pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = match OciCli::try_parse_from(std::iter::once("coracle oci".into()).chain(arguments)) {
+    let mut cli = match OciCli::try_parse_from(std::iter::once("coracle oci".into()).chain(arguments)) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -45,13 +45,17 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         _ => None,
     };
     // Before anything is opened: what our caller has left open is not for containers, nor for us.
-    let preserved = match &cli.command {
-        Command::Create(args) | Command::Run(args) => Some(args.preserve_fds),
-        Command::Restore(args) => Some(args.container.preserve_fds),
-        Command::Exec(args) => Some(args.preserve_fds),
+    let asked = match &mut cli.command {
+        Command::Create(args) | Command::Run(args) => Some(&mut args.preserve_fds),
+        Command::Restore(args) => Some(&mut args.container.preserve_fds),
+        Command::Exec(args) => Some(&mut args.preserve_fds),
         _ => None,
     };
-    let closed = preserved.map(|count| oci::close_leaked(count.saturating_add(listen_fds()))).transpose();
+    // From here on what a container really gets.
+    let closed = asked.map_or(Ok(()), |preserved| {
+        *preserved = oci::close_leaked(preserved.saturating_add(listen_fds()))?;
+        Ok::<_, std::io::Error>(())
+    });
     let log = match Log::open(cli.log.as_deref(), cli.log_format, cli.debug) {
         Ok(log) => log,
         Err(error) => {
@@ -60,7 +64,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let failed = if matches!(cli.command, Command::Exec(_)) { EXEC_FAILED } else { 1 };
-    match closed.map_err(anyhow::Error::from).and_then(|_| run(cli, process, &log)) {
+    match closed.context("closing descriptors").and_then(|()| run(cli, process, &log)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             log.error(&error);
@@ -95,12 +99,12 @@ fn run(cli: OciCli, process: Option<ProcessFile>, log: &Log) -> anyhow::Result<u
     let engine = Engine::new(cli.root.unwrap_or_else(default_root));
     match cli.command {
         Command::Create(args) => {
-            let created = engine.create(&args.id, &options(&args, true, log))?;
+            let options = options(&args, true, log);
+            let created = log.collect(|warnings| engine.create(&args.id, &options, warnings))?;
             log.debug(&created.trace);
-            log.warnings(&created.warnings);
         }
         Command::Run(args) => return run_container(&engine, &args, log),
-        Command::Start { id } => log.warnings(&engine.start(&id)?),
+        Command::Start { id } => log.collect(|warnings| engine.start(&id, warnings))?,
         Command::State { id } => show::state(&engine.state(&id)?)?,
         Command::Kill { all, id, signal } => {
             let signal = match signal.as_deref().unwrap_or("SIGTERM") {
@@ -140,7 +144,7 @@ fn options(args: &ContainerArgs, detached: bool, log: &Log) -> CreateOptions {
         bundle: args.bundle.clone().unwrap_or_else(|| PathBuf::from(".")),
         console: args.console_socket.clone().map_or(Console::Keep, Console::Socket),
         pid_file: args.pid_file.clone(),
-        preserved: args.preserve_fds + passed,
+        preserved: args.preserve_fds,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
         detached,
@@ -159,8 +163,8 @@ fn restore(engine: &Engine, args: &RestoreArgs, criu: PathBuf, log: &Log) -> any
     let container = &args.container;
     let attended = if container.detach { None } else { Some(oci::forward_signals()?) };
     let created = options(container, container.detach, log);
-    let restored = engine.restore(&container.id, &checkpoint::restore_options(args, created, criu))?;
-    log.warnings(&restored.warnings);
+    let options = checkpoint::restore_options(args, created, criu);
+    let restored = log.collect(|warnings| engine.restore(&container.id, &options, warnings))?;
     let Some(attended) = attended else { return Ok(0) };
     stay(engine, container, &attended, restored, log)
 }
@@ -183,23 +187,17 @@ fn stay(
 /// `run`: create, start, stay, delete.
 fn run_container(engine: &Engine, args: &ContainerArgs, log: &Log) -> anyhow::Result<u8> {
     let attended = if args.detach { None } else { Some(oci::forward_signals()?) };
-    let created = engine.create(&args.id, &options(args, args.detach, log))?;
+    let options = options(args, args.detach, log);
+    let created = log.collect(|warnings| engine.create(&args.id, &options, warnings))?;
     log.debug(&created.trace);
-    log.warnings(&created.warnings);
-    let started = engine.start(&args.id);
+    let started = log.collect(|warnings| engine.start(&args.id, warnings));
     match (started, attended) {
         (Err(error), _) => {
             log.warnings(&engine.delete(&args.id, true).unwrap_or_default());
             Err(error.into())
         }
-        (Ok(warnings), None) => {
-            log.warnings(&warnings);
-            Ok(0)
-        }
-        (Ok(warnings), Some(attended)) => {
-            log.warnings(&warnings);
-            stay(engine, args, &attended, created, log)
-        }
+        (Ok(()), None) => Ok(0),
+        (Ok(()), Some(attended)) => stay(engine, args, &attended, created, log),
     }
 }
 
@@ -236,7 +234,7 @@ fn exec(engine: &Engine, args: &ExecArgs, file: Option<ProcessFile>, log: &Log) 
         &ExecOptions {
             console: args.console_socket.clone().map_or(Console::Keep, Console::Socket),
             pid_file: args.pid_file.clone(),
-            preserved: args.preserve_fds + listen_fds(),
+            preserved: args.preserve_fds,
             detached: args.detach,
             ignore_paused: args.ignore_paused,
             cgroups: args.cgroup.clone(),

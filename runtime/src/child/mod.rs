@@ -280,7 +280,7 @@ impl State<'_> {
     }
 
     /// Says that the program comes next, and lets go of what it is not to have. Done before a filter may forbid
-    /// it.
+    /// it, unless a starter is still to come, whom it is said to.
     fn announce(&mut self) -> Result<(), Errno> {
         if self.announced {
             return Ok(());
@@ -425,7 +425,9 @@ impl State<'_> {
             }
             Step::NoNewPrivileges => rustix::thread::set_no_new_privs(true)?,
             Step::Seccomp { flags, program } => {
-                self.announce()?;
+                if self.listener.is_none() {
+                    self.announce()?;
+                }
                 if let Some(listener) = process::set_filter(*flags, &program.0)? {
                     self.send_with(LISTENER, 0, &[], Some(listener.as_fd()));
                 }

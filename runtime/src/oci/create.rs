@@ -70,8 +70,6 @@ pub struct Created {
     pub pidfd: OwnedFd,
     /// The terminal, if it was to be kept.
     pub terminal: Option<OwnedFd>,
-    /// What went wrong without consequence.
-    pub warnings: Vec<String>,
     /// What the process did, if that was asked for.
     pub trace: Vec<String>,
 }
@@ -105,11 +103,18 @@ impl Undo<'_> {
 }
 
 impl Engine {
-    /// Creates a container from a bundle. Its program does not run yet.
-    pub fn create(&self, id: &str, options: &CreateOptions) -> Result<Created, OciError> {
+    /// Creates a container from a bundle. Its program does not run yet. What went wrong without consequence is added
+    /// to the warnings, also when something else then failed.
+    pub fn create(
+        &self,
+        id: &str,
+        options: &CreateOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Created, OciError> {
         let bundle = fs::canonicalize(&options.bundle)
             .map_err(OciError::io(format!("looking for bundle {}", options.bundle.display())))?;
-        let Parsed { mut spec, config, warnings } = parse_config(&bundle.join("config.json"))?;
+        let Parsed { mut spec, config, warnings: passed_over } = parse_config(&bundle.join("config.json"))?;
+        warnings.extend(passed_over);
         let rootfs = checked(&spec, &bundle, options)?;
         if let Some(process) = spec.process_mut() {
             process.env_mut().get_or_insert_default().extend(options.extra_env.iter().cloned());
@@ -130,11 +135,8 @@ impl Engine {
             tree: &tree,
             directory: &directory,
         };
-        match birth.run(&config, console, &mut undo) {
-            Ok(mut created) => {
-                created.warnings.splice(0..0, warnings);
-                Ok(created)
-            }
+        match birth.run(&config, console, &mut undo, warnings) {
+            Ok(created) => Ok(created),
             Err(error) => {
                 let was_made = undo.pidfd.is_some();
                 undo.undo();
@@ -278,7 +280,13 @@ pub(super) struct Birth<'a> {
 }
 
 impl Birth<'_> {
-    fn run(&self, config: &[u8], console: Option<OwnedFd>, undo: &mut Undo<'_>) -> Result<Created, OciError> {
+    fn run(
+        &self,
+        config: &[u8],
+        console: Option<OwnedFd>,
+        undo: &mut Undo<'_>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Created, OciError> {
         let cgroup = cgroup_path(self.spec, self.id)?;
         check_empty(self.tree, &cgroup)?;
         undo.cgroup = Some(cgroup.clone());
@@ -297,7 +305,8 @@ impl Birth<'_> {
             ..machine(&placement, &self.rootfs)
         };
         let planned = plan::bundle(self.spec, around)?;
-        let Bundle { plan, open, idmaps, join, ids, maps_late, shares_mounts, mut warnings } = planned;
+        let Bundle { plan, open, idmaps, join, ids, maps_late, shares_mounts, warnings: planning } = planned;
+        warnings.extend(planning);
         let opened = opened(&open, &idmaps, ids.as_ref())?;
         let joins = join.iter().map(joined).collect::<Result<Vec<_>, _>>()?;
         self.directory.write_config(config)?;
@@ -327,10 +336,11 @@ impl Birth<'_> {
             maps_late: &maps_late,
             console,
             terminal: None,
-            seccomp: None,
+            status: ContainerState::Creating,
+            seccomp: self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
         };
         let words = Words { step: &|number| words_of(&launched.plan, number), program: &record.program };
-        let arrived = follow(&launched.report, &words, &mut helper, &mut warnings)?;
+        let arrived = follow(&launched.report, &words, &mut helper, warnings)?;
         debug_assert_eq!(arrived, Arrived::Waiting);
         let terminal = helper.terminal;
         if let Some(path) = &self.options.pidfd_socket {
@@ -341,8 +351,8 @@ impl Birth<'_> {
         }
         undo.pidfd = None;
         undo.cgroup = None;
-        let trace = if self.options.trace { traced(&launched.plan) } else { Vec::new() };
-        Ok(Created { pid: launched.pid, pidfd: launched.pidfd, terminal, warnings, trace })
+        let trace = if self.options.trace { traced(&launched.plan.steps) } else { Vec::new() };
+        Ok(Created { pid: launched.pid, pidfd: launched.pidfd, terminal, trace })
     }
 
     pub(super) fn record(&self, pid: i32, start_time: u64, plan: &Plan, shares_mounts: bool) -> Record {
@@ -369,16 +379,24 @@ impl Birth<'_> {
     }
 }
 
-/// What a plan makes a process do, as lines.
-pub(super) fn traced(plan: &Plan) -> Vec<String> {
+/// What steps make a process do, as lines.
+pub(super) fn traced(steps: &[Step]) -> Vec<String> {
     let words = |step: &Step| {
         let flags = match step {
             Step::Seccomp { flags, .. } => Some(format!("seccomp filter flags: {flags}")),
+            Step::Affinity { cpus } => Some(format!("affinity: {}", mask(cpus))),
             _ => None,
         };
         std::iter::once(step.to_string()).chain(flags)
     };
-    plan.steps.iter().flat_map(words).collect()
+    steps.iter().flat_map(words).collect()
+}
+
+/// CPUs as one hexadecimal number.
+fn mask(cpus: &[u64]) -> String {
+    let digits: String = cpus.iter().rev().map(|word| format!("{word:016x}")).collect();
+    let digits = digits.trim_start_matches('0');
+    format!("0x{}", if digits.is_empty() { "0" } else { digits })
 }
 
 pub(super) fn is_root() -> bool {

@@ -125,6 +125,7 @@ impl Engine {
         let home = home(env, process.user().uid(), &record.rootfs);
         let around = Surroundings { home: home.as_deref(), ..machine(&placement, &record.rootfs) };
         let early = plan::before_joining(process, around)?;
+        let mut trace = if options.trace { traced(&early) } else { Vec::new() };
         let in_user = kinds & plan::flag(Kind::User) != 0;
         let plan = plan::bundle_exec(&spec, process, in_user, record.shares_mounts, around)?;
         let opened = if record.shares_mounts { vec![root_of(record.pid)?] } else { Vec::new() };
@@ -146,6 +147,7 @@ impl Engine {
             maps_late: &[],
             console,
             terminal: None,
+            status: oci_spec::runtime::ContainerState::Running,
             seccomp: linux.and_then(|linux| linux.seccomp().as_ref()),
         };
         let mut warnings = Vec::new();
@@ -163,7 +165,9 @@ impl Engine {
         if let Some(path) = &options.pid_file {
             write_pid(path, launched.pid.as_raw_pid())?;
         }
-        let trace = if options.trace { traced(&launched.plan) } else { Vec::new() };
+        if options.trace {
+            trace.extend(traced(&launched.plan.steps));
+        }
         Ok(Executed { pid: launched.pid, pidfd: launched.pidfd, terminal: helper.terminal, warnings, trace })
     }
 }

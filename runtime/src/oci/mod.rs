@@ -63,6 +63,7 @@ pub use usage::usage;
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -114,17 +115,26 @@ pub fn continue_sealed(place: &Path) -> io::Result<()> {
     Err(process::execve(&program, &argv, &env).into())
 }
 
+/// Most descriptors after the standard ones that a container can get.
+const MAX_PRESERVED: u32 = 1 << 16;
+
 /// Closes what our caller has left open beyond the descriptors that a container is to get. To be called before
-/// anything is opened.
+/// anything is opened. Gives how many descriptors after the standard ones a container gets: up to the last of
+/// `preserved` that is open.
 ///
-/// All of `preserved` must be open: what we open ourselves would take a number that is free, and go to the container.
-pub fn close_leaked(preserved: u32) -> Result<(), OciError> {
-    let missing = (3..preserved.saturating_add(3))
-        .find(|number| std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_err());
-    if let Some(number) = missing {
-        let reason = format!("descriptor {number} of {preserved} after the standard ones is not open");
-        return Err(OciError::Invalid { field: "preserved descriptors".to_owned(), reason });
+/// What is not open among them is taken by something that ends with execve; what we open ourselves would take its
+/// number, and go to the container.
+pub fn close_leaked(preserved: u32) -> io::Result<u32> {
+    let preserved = preserved.min(MAX_PRESERVED);
+    process::close_from(3 + preserved)?;
+    let open = |number: &u32| process::is_open(*number);
+    let last = (3..3 + preserved).rev().find(open).unwrap_or(2);
+    if let Some(first) = (3..last).find(|number| !open(number)) {
+        // It has the first of the free numbers itself, and keeps it.
+        let null = std::mem::ManuallyDrop::new(std::fs::File::open("/dev/null")?);
+        for number in (first..last).filter(|number| !open(number)) {
+            process::take_number(null.as_fd(), number)?;
+        }
     }
-    let _ = process::close_from(3 + preserved);
-    Ok(())
+    Ok(last - 2)
 }

@@ -23,6 +23,8 @@ pub(super) struct Helper<'a> {
     pub(super) maps_late: &'a [IdMap],
     pub(super) console: Option<OwnedFd>,
     pub(super) terminal: Option<OwnedFd>,
+    /// What a seccomp agent is told about the container.
+    pub(super) status: ContainerState,
     /// The specification's seccomp section, for its listener.
     pub(super) seccomp: Option<&'a oci_spec::runtime::LinuxSeccomp>,
 }
@@ -97,7 +99,7 @@ impl Parent for Helper<'_> {
             "ociVersion": self.record.oci_version,
             "fds": ["seccompFd"],
             "pid": self.record.pid,
-            "state": hooks::state(self.record, ContainerState::Created, self.record.pid),
+            "state": hooks::state(self.record, self.status, self.record.pid),
         });
         if let Some(metadata) = metadata {
             message["metadata"] = metadata.into();
@@ -138,6 +140,7 @@ pub(super) fn open_gate(
         maps_late: &[],
         console: None,
         terminal: None,
+        status: ContainerState::Created,
         seccomp: linux.and_then(|linux| linux.seccomp().as_ref()),
     };
     let step = |number: usize| {

@@ -39,11 +39,17 @@ pub struct RestoreOptions {
 
 impl Engine {
     /// Makes a container of a kept state. It runs, and its first process is our child.
-    pub fn restore(&self, id: &str, options: &RestoreOptions) -> Result<Created, OciError> {
+    pub fn restore(
+        &self,
+        id: &str,
+        options: &RestoreOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Created, OciError> {
         let create = &options.create;
         let bundle = fs::canonicalize(&create.bundle)
             .map_err(OciError::io(format!("looking for bundle {}", create.bundle.display())))?;
-        let Parsed { mut spec, config, warnings } = parse_config(&bundle.join("config.json"))?;
+        let Parsed { mut spec, config, warnings: passed_over } = parse_config(&bundle.join("config.json"))?;
+        warnings.extend(passed_over);
         let rootfs = checked(&spec, &bundle, create)?;
         super::create::resolve_sources(&mut spec, &bundle);
         let console = connect_console(&create.console)?;
@@ -61,10 +67,7 @@ impl Engine {
             directory: &directory,
         };
         match birth.again(&config, options, console, &mut undo) {
-            Ok(mut created) => {
-                created.warnings.splice(0..0, warnings);
-                Ok(created)
-            }
+            Ok(created) => Ok(created),
             Err(error) => {
                 undo.undo();
                 Err(error)
@@ -158,6 +161,7 @@ impl Birth<'_> {
                         maps_late: &[],
                         console: console.take(),
                         terminal: None,
+                        status: ContainerState::Creating,
                         seccomp: None,
                     };
                     helper.terminal(descriptor)?;
@@ -181,7 +185,7 @@ impl Birth<'_> {
         }
         undo.pidfd = None;
         undo.cgroup = None;
-        Ok(Created { pid, pidfd, terminal, warnings: Vec::new(), trace: Vec::new() })
+        Ok(Created { pid, pidfd, terminal, trace: Vec::new() })
     }
 
     /// Names the namespaces that are there already; gives those that CRIU must have open.

@@ -80,8 +80,9 @@ fn resource(limit: PosixRlimitType) -> (u32, &'static str) {
 /// - a filter needs either no_new_privs (then it comes last and sees nothing of ours but execve), or
 ///   CAP_SYS_ADMIN (then only the drop is left to come after it).
 ///
-/// `waiting`: what comes before the filter, so that a profile need not know of it. `filtered`: what the filter is
-/// for as well.
+/// `waiting`: what comes before the filter, so that a profile need not know of it; but a filter that asks an agent
+/// comes before it, because the container's creator is who gives the agent its listener. `filtered`: what the filter
+/// is for as well.
 pub(super) fn rights(
     user: &User,
     capabilities: CapabilityBits,
@@ -99,17 +100,18 @@ pub(super) fn rights(
             groups: user.additional_gids().clone().unwrap_or_default(),
         },
     ];
-    let early = no_new_privileges || filter.is_none();
-    if early {
-        steps.push(Step::Capabilities(capabilities));
+    let asks = filter.as_ref().is_some_and(|step| matches!(step, Step::Seccomp { flags, .. } if seccomp::asks(*flags)));
+    let capabilities_first = no_new_privileges || filter.is_none();
+    let no_new_privileges = no_new_privileges.then_some(Step::NoNewPrivileges);
+    let mut dropped = Some(Step::Capabilities(capabilities));
+    if capabilities_first {
+        steps.extend(dropped.take());
     }
-    steps.extend(waiting);
-    if no_new_privileges {
-        steps.push(Step::NoNewPrivileges);
-    }
-    steps.extend(filter);
-    if !early {
-        steps.push(Step::Capabilities(capabilities));
+    let confined = no_new_privileges.into_iter().chain(filter).chain(dropped);
+    if asks {
+        steps.extend(confined.chain(waiting));
+    } else {
+        steps.extend(waiting.into_iter().chain(confined));
     }
     steps.extend(filtered);
     steps

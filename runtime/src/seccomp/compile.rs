@@ -57,6 +57,11 @@ const RET_ERRNO: u32 = 0x0005_0000;
 const FLAG_LOG: u32 = 1 << 1;
 const FLAG_SPEC_ALLOW: u32 = 1 << 2;
 const FLAG_NEW_LISTENER: u32 = 1 << 3;
+
+/// Whether a filter with these flags asks an agent about some calls.
+pub(crate) fn asks(flags: u32) -> bool {
+    flags & FLAG_NEW_LISTENER != 0
+}
 const FLAG_WAIT_KILLABLE: u32 = 1 << 5;
 
 /// What is called between the filter and the program.

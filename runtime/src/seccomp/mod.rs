@@ -7,5 +7,5 @@ mod default;
 mod table;
 
 pub use compile::SeccompError;
-pub(crate) use compile::{compile, notifies};
+pub(crate) use compile::{asks, compile, notifies};
 pub use default::default_profile;

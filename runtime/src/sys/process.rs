@@ -414,6 +414,20 @@ pub(crate) fn kept(number: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// Whether a descriptor has this number.
+pub(crate) fn is_open(number: u32) -> bool {
+    // SAFETY: F_GETFD reads no memory and changes nothing.
+    i32::try_from(number).is_ok_and(|number| unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0)
+}
+
+/// Gives a copy of `fd` a number that nothing has. It is nobody's, and ends with execve.
+pub(crate) fn take_number(fd: BorrowedFd<'_>, number: u32) -> Result<(), Errno> {
+    let number = i32::try_from(number).map_err(|_| Errno::BADF)?;
+    debug_assert!(!is_open(number.unsigned_abs()));
+    // SAFETY: dup3 reads no memory; the number is owned by nobody.
+    check(unsafe { libc::c_long::from(libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC)) })
+}
+
 /// Makes `fd` standard input, output or error.
 pub(crate) fn become_standard(fd: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
     debug_assert!((0..3).contains(&number));
