@@ -97,6 +97,30 @@ pub fn plug(
     socket.set_up(link.index).map_err(fail)
 }
 
+/// Gives an interface of ours to a network namespace, under the name `name`, and brings it up there with the addresses
+/// that it had: those that are good everywhere and for ever. Blocks.
+pub fn give(interface: &str, netns: BorrowedFd<'_>, name: &str) -> Result<(), Error> {
+    let fail = |interface: &str| {
+        let interface = interface.to_owned();
+        move |source| Error::SetLink { interface, source }
+    };
+    let mut socket = RouteSocket::open().map_err(Error::OpenNetlink)?;
+    let link = find(&mut socket, interface)?
+        .ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
+    let addresses = socket.lasting_addresses(link.index).map_err(Error::ListAddresses)?;
+    socket.move_link(link.index, netns, name).map_err(fail(interface))?;
+    crate::netns::run(netns, || {
+        let mut socket = RouteSocket::open().map_err(Error::OpenNetlink)?;
+        // Its number may have been taken there.
+        let link =
+            find(&mut socket, name)?.ok_or_else(|| Error::NoInterface { interface: name.to_owned() })?;
+        for address in &addresses {
+            socket.restore_address(link.index, address).map_err(fail(name))?;
+        }
+        socket.set_up(link.index).map_err(fail(name))
+    })?
+}
+
 /// Takes an interface off its bridge, as pulling a cable does; [`join_bridge`] plugs it in again. Blocks.
 pub fn leave_bridge(interface: &str) -> Result<(), Error> {
     let mut socket = RouteSocket::open().map_err(Error::OpenNetlink)?;

@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Run containers from OCI bundles, with runc's flags
 #[derive(Debug, Parser)]
 #[command(
-    name = "oci",
-    version = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0"),
+    name = "coracle",
+    version = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0"),
     disable_version_flag = true,
     subcommand_required = true,
     arg_required_else_help = true

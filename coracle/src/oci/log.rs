@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
+use runtime::oci::OciError;
+
 use super::flags::LogFormat;
 
 /// Where log lines go.
@@ -27,7 +29,11 @@ impl Log {
         if self.file.is_some() {
             self.line("error", &text);
         }
-        eprintln!("error: {text}");
+        match error.downcast_ref() {
+            // What a shell would say of a program that is there and cannot be executed.
+            Some(OciError::Execve { .. }) => eprintln!("{text}"),
+            _ => eprintln!("error: {text}"),
+        }
     }
 
     /// What went wrong without ending it.

@@ -11,6 +11,7 @@ mod show;
 mod update;
 
 use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -104,7 +105,7 @@ fn run(cli: OciCli, process: Option<ProcessFile>, log: &Log) -> anyhow::Result<u
             log.debug(&created.trace);
         }
         Command::Run(args) => return run_container(&engine, &args, log),
-        Command::Start { id } => log.collect(|warnings| engine.start(&id, warnings))?,
+        Command::Start { id } => log.warnings(&engine.start(&id)?),
         Command::State { id } => show::state(&engine.state(&id)?)?,
         Command::Kill { all, id, signal } => {
             let signal = match signal.as_deref().unwrap_or("SIGTERM") {
@@ -154,8 +155,14 @@ fn options(args: &ContainerArgs, detached: bool, log: &Log) -> CreateOptions {
             Vec::new()
         },
         pidfd_socket: args.pidfd_socket.clone(),
+        give_device: Some(give_device),
         trace: log.tells_all(),
     }
+}
+
+/// Moves a network device into a container.
+fn give_device(device: &str, netns: BorrowedFd<'_>, name: &str) -> std::io::Result<()> {
+    network::host::give(device, netns, name).map_err(std::io::Error::other)
 }
 
 /// `restore`: as `run`, from a state that was kept.
@@ -190,7 +197,7 @@ fn run_container(engine: &Engine, args: &ContainerArgs, log: &Log) -> anyhow::Re
     let options = options(args, args.detach, log);
     let created = log.collect(|warnings| engine.create(&args.id, &options, warnings))?;
     log.debug(&created.trace);
-    let started = log.collect(|warnings| engine.start(&args.id, warnings));
+    let started = engine.start(&args.id).map(|warnings| log.warnings(&warnings));
     match (started, attended) {
         (Err(error), _) => {
             log.warnings(&engine.delete(&args.id, true).unwrap_or_default());

@@ -2,6 +2,7 @@
 //!
 //! A socket belongs to the network namespace of the thread that opened it.
 
+mod device;
 mod link;
 mod neighbour;
 mod route;

@@ -53,7 +53,11 @@ pub(crate) fn apply(
     }
     if let Some(limit) = resources.pids() {
         let pids: &PidController = cgroup.controller_of().ok_or(missing("pids", "a limit on processes"))?;
-        let value = if limit.limit() > 0 { MaxValue::Value(limit.limit()) } else { MaxValue::Max };
+        // None at all would not even let the first one in.
+        let value = match limit.limit() {
+            ..=-1 => MaxValue::Max,
+            limit => MaxValue::Value(limit.max(1)),
+        };
         setter.set("pids.max", pids.set_pid_max(value))?;
     }
     if let Some(limit) = resources.block_io() {
@@ -253,14 +257,16 @@ fn weight(shares: u64) -> u64 {
 fn block_io(cgroup: &Cgroup, setter: &Setter<'_>, limits: &LinuxBlockIo) -> Result<(), CgroupError> {
     let io: &BlkIoController = cgroup.controller_of().ok_or(missing("blkio", "a limit on block I/O"))?;
     let number = |value: i64| u64::try_from(value).unwrap_or(0);
+    let directory = io.path();
     if let Some(weight) = limits.weight().filter(|weight| *weight != 0) {
-        setter.set("the weight of block I/O", io.set_weight(weight.into()))?;
+        let (file, weight) = weight_file(cgroup.v2(), false, weight, &|name| directory.join(name).exists());
+        write(&directory.join(file), &weight.to_string())?;
     }
     for device in limits.weight_device().iter().flatten() {
         if let Some(weight) = device.weight() {
-            let result =
-                io.set_weight_for_device(number(device.major()), number(device.minor()), weight.into());
-            setter.set("the weight of a block device", result)?;
+            let (file, weight) =
+                weight_file(cgroup.v2(), true, weight, &|name| directory.join(name).exists());
+            write(&directory.join(file), &format!("{}:{} {weight}", device.major(), device.minor()))?;
         }
     }
     type Throttle = fn(&BlkIoController, u64, u64, u64) -> Result<(), Error>;
@@ -279,6 +285,29 @@ fn block_io(cgroup: &Cgroup, setter: &Setter<'_>, limits: &LinuxBlockIo) -> Resu
     Ok(())
 }
 
+/// The file that takes a weight (10 to 1000), for all devices or for each, and the weight in its terms: the
+/// scheduler's own file where BFQ is, and otherwise the controller's, which on v2 counts from 1 to 10000.
+fn weight_file(v2: bool, device: bool, weight: u16, exists: &dyn Fn(&str) -> bool) -> (&'static str, u64) {
+    let weight = u64::from(weight);
+    match (v2, device) {
+        (false, false) if exists("blkio.bfq.weight") => ("blkio.bfq.weight", weight),
+        (false, false) => ("blkio.weight", weight),
+        (false, true) if exists("blkio.bfq.weight_device") => ("blkio.bfq.weight_device", weight),
+        (false, true) => ("blkio.weight_device", weight),
+        (true, _) if exists("io.bfq.weight") => ("io.bfq.weight", weight),
+        (true, _) => ("io.weight", 1 + weight.saturating_sub(10) * 9999 / 990),
+    }
+}
+
+/// Writes a value that the library has no words for.
+fn write(file: &Path, value: &str) -> Result<(), CgroupError> {
+    fs::write(file, value).map_err(|source| CgroupError::Io {
+        what: "writing",
+        path: file.to_owned(),
+        source,
+    })
+}
+
 /// Files of the v2 hierarchy by name.
 fn unified(
     path: &Path,
@@ -295,11 +324,7 @@ fn unified(
         }
         let file = root.join(path).join(name);
         for line in value.lines() {
-            fs::write(&file, line).map_err(|source| CgroupError::Io {
-                what: "writing",
-                path: file.clone(),
-                source,
-            })?;
+            write(&file, line)?;
         }
     }
     Ok(())
@@ -412,6 +437,17 @@ mod tests {
     use oci_spec::runtime::LinuxDeviceCgroupBuilder;
 
     use super::*;
+
+    #[test]
+    fn weights_go_where_they_count() {
+        let none = |_: &str| false;
+        let all = |_: &str| true;
+        assert_eq!(weight_file(false, false, 333, &none), ("blkio.weight", 333));
+        assert_eq!(weight_file(false, true, 444, &all), ("blkio.bfq.weight_device", 444));
+        assert_eq!(weight_file(true, false, 333, &all), ("io.bfq.weight", 333));
+        assert_eq!(weight_file(true, false, 10, &none), ("io.weight", 1));
+        assert_eq!(weight_file(true, true, 1000, &none), ("io.weight", 10_000));
+    }
 
     #[test]
     fn shares_become_weights() {

@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn what_lies_outside_is_known() {
         let spec: Spec = serde_json::from_value(serde_json::json!({
-            "ociVersion": "1.2.0",
+            "ociVersion": "1.3.0",
             "mounts": [
                 { "destination": "/proc", "type": "proc", "source": "proc" },
                 { "destination": "/data/", "type": "none", "source": "/srv", "options": ["rbind", "ro"] },

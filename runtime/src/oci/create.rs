@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use super::launch::{Arrived, Join, Launch, Words, follow, launch, words_of};
 use super::parent::Helper;
 use super::record::{Directory, Parsed, Record, parse_config};
-use super::sources::opened;
+use super::sources::{OwnUser, opened};
 use super::{Engine, OciError, hooks, sockets};
 use crate::cgroup::{CgroupError, Placement, Tree};
 use crate::plan::step::{Plan, Step};
@@ -36,6 +36,9 @@ pub enum Console {
     Socket(PathBuf),
 }
 
+/// Gives a network device of ours to a network namespace, under another name.
+pub type GiveDevice = fn(&str, BorrowedFd<'_>, &str) -> io::Result<()>;
+
 /// How a container is created.
 #[derive(Debug, Clone, Default)]
 pub struct CreateOptions {
@@ -57,6 +60,8 @@ pub struct CreateOptions {
     pub extra_env: Vec<String>,
     /// Who is to get a handle on the process.
     pub pidfd_socket: Option<PathBuf>,
+    /// Who moves network devices into containers; nobody: they are refused.
+    pub give_device: Option<GiveDevice>,
     /// Tell all that the new process does.
     pub trace: bool,
 }
@@ -104,7 +109,8 @@ impl Undo<'_> {
 
 impl Engine {
     /// Creates a container from a bundle. Its program does not run yet. What went wrong without consequence is added
-    /// to the warnings, also when something else then failed.
+    /// to the warnings. Should something fail, they are about the configuration alone: engines look for the cause in
+    /// all that is said, and what the process had met before was not it.
     pub fn create(
         &self,
         id: &str,
@@ -305,9 +311,20 @@ impl Birth<'_> {
             ..machine(&placement, &self.rootfs)
         };
         let planned = plan::bundle(self.spec, around)?;
-        let Bundle { plan, open, idmaps, join, ids, maps_late, shares_mounts, warnings: planning } = planned;
+        let Bundle {
+            plan,
+            open,
+            idmaps,
+            join,
+            ids,
+            maps_late,
+            shares_mounts,
+            warnings: planning,
+            net_devices,
+        } = planned;
         warnings.extend(planning);
-        let opened = opened(&open, &idmaps, ids.as_ref())?;
+        let user = OwnUser::of(ids.as_ref(), &join);
+        let opened = opened(&open, &idmaps, user)?;
         let joins = join.iter().map(joined).collect::<Result<Vec<_>, _>>()?;
         self.directory.write_config(config)?;
         let new_user = self.spec.linux().as_ref().is_some_and(|linux| {
@@ -329,10 +346,11 @@ impl Birth<'_> {
         let record = self.record(pid, started, &launched.plan, shares_mounts);
         self.directory.write(&record)?;
         undo.record = shares_mounts.then(|| record.clone());
+        self.give_devices(pid, &net_devices)?;
         let mut helper = Helper {
             record: &record,
             hooks: self.spec.hooks().as_ref(),
-            ids: ids.as_ref(),
+            user,
             maps_late: &maps_late,
             console,
             terminal: None,
@@ -340,7 +358,9 @@ impl Birth<'_> {
             seccomp: self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
         };
         let words = Words { step: &|number| words_of(&launched.plan, number), program: &record.program };
-        let arrived = follow(&launched.report, &words, &mut helper, warnings)?;
+        let mut met = Vec::new();
+        let arrived = follow(&launched.report, &words, &mut helper, &mut met)?;
+        warnings.extend(met);
         debug_assert_eq!(arrived, Arrived::Waiting);
         let terminal = helper.terminal;
         if let Some(path) = &self.options.pidfd_socket {
@@ -353,6 +373,24 @@ impl Birth<'_> {
         undo.cgroup = None;
         let trace = if self.options.trace { traced(&launched.plan.steps) } else { Vec::new() };
         Ok(Created { pid: launched.pid, pidfd: launched.pidfd, terminal, trace })
+    }
+
+    /// Moves network devices to a process's network namespace. Its hooks find them there.
+    fn give_devices(&self, pid: i32, devices: &[(String, String)]) -> Result<(), OciError> {
+        if devices.is_empty() {
+            return Ok(());
+        }
+        let path = format!("/proc/{pid}/ns/net");
+        let netns = File::open(&path).map_err(OciError::io(format!("opening {path}")))?;
+        for (name, inside) in devices {
+            let give = self.options.give_device.ok_or_else(|| OciError::Invalid {
+                field: "linux.netDevices".to_owned(),
+                reason: "is not supported here".to_owned(),
+            })?;
+            let what = format!("moving network device {name} into the container as {inside}");
+            give(name, netns.as_fd(), inside).map_err(OciError::io(what))?;
+        }
+        Ok(())
     }
 
     pub(super) fn record(&self, pid: i32, start_time: u64, plan: &Plan, shares_mounts: bool) -> Record {
@@ -384,7 +422,10 @@ pub(super) fn traced(steps: &[Step]) -> Vec<String> {
     let words = |step: &Step| {
         let flags = match step {
             Step::Seccomp { flags, .. } => Some(format!("seccomp filter flags: {flags}")),
-            Step::Affinity { cpus } => Some(format!("affinity: {}", mask(cpus))),
+            // All that there are is no choice.
+            Step::Affinity { cpus } if cpus.iter().any(|bits| *bits != u64::MAX) => {
+                Some(format!("affinity: {}", mask(cpus)))
+            }
             _ => None,
         };
         std::iter::once(step.to_string()).chain(flags)

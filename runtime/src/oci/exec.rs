@@ -13,6 +13,7 @@ use super::create::{Console, home, machine, traced, write_pid};
 use super::launch::{Join, Launch, Words, follow, launch, words_of};
 use super::lifecycle::{Status, pidfd};
 use super::parent::Helper;
+use super::sources::OwnUser;
 use super::{Engine, OciError, record, sockets};
 use crate::cgroup::Choice;
 use crate::plan::{self, Surroundings};
@@ -143,7 +144,7 @@ impl Engine {
         let mut helper = Helper {
             record: &own,
             hooks: None,
-            ids: None,
+            user: OwnUser::None,
             maps_late: &[],
             console,
             terminal: None,

@@ -122,9 +122,8 @@ impl Engine {
         Ok(names.iter().filter_map(|id| self.state(id).ok()).collect())
     }
 
-    /// Starts the program of a created container. What went wrong without consequence is added to the warnings, also
-    /// when something else then failed.
-    pub fn start(&self, id: &str, warnings: &mut Vec<String>) -> Result<(), OciError> {
+    /// Starts the program of a created container. Gives warnings.
+    pub fn start(&self, id: &str) -> Result<Vec<String>, OciError> {
         let directory = Directory::open(self, id)?;
         let record = record::read(self, id)?;
         match self.status(&record)? {
@@ -141,13 +140,18 @@ impl Engine {
             return Err(OciError::State("cannot start an already running container".to_owned()));
         };
         directory.started();
-        let opened = open_gate(&connection, &record, &spec, warnings);
+        let mut warnings = Vec::new();
+        let opened = open_gate(&connection, &record, &spec, &mut warnings);
         // Whoever sets something up when a container is started wants to hear of each start, also of one that a hook
         // in the container has made fail. Other runtimes tell them so, who do not wait for such a hook.
         let started = match &opened {
             Ok(()) | Err(OciError::Told(_)) => {
                 let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_deref());
-                hooks::run("poststart", hooks, &hooks::state_text(&record, ContainerState::Running, record.pid))
+                hooks::run(
+                    "poststart",
+                    hooks,
+                    &hooks::state_text(&record, ContainerState::Running, record.pid),
+                )
             }
             Err(_) => Ok(()),
         };
@@ -155,7 +159,7 @@ impl Engine {
         if result.is_err() {
             kill_first(&record);
         }
-        result
+        result.map(|()| warnings)
     }
 
     /// Sends a signal to the container's first process, or to all of its processes.

@@ -51,7 +51,7 @@ mod usage;
 
 pub use attend::{Attended, attend, forward_signals};
 pub use checkpoint::{CheckpointOptions, CriuOptions, ManageCgroups};
-pub use create::{Console, CreateOptions, Created, now};
+pub use create::{Console, CreateOptions, Created, GiveDevice, now};
 pub use error::OciError;
 pub use exec::{ExecOptions, Executed};
 pub use features::features;

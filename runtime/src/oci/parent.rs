@@ -10,7 +10,7 @@ use rustix::termios::{OptionalActions, OutputModes};
 use super::create::is_root;
 use super::launch::{Parent, Words, follow, go};
 use super::record::Record;
-use super::sources::mapping;
+use super::sources::{OwnUser, mapping};
 use super::{OciError, hooks, sockets};
 use crate::plan::IdMap;
 
@@ -18,7 +18,7 @@ use crate::plan::IdMap;
 pub(super) struct Helper<'a> {
     pub(super) record: &'a Record,
     pub(super) hooks: Option<&'a Hooks>,
-    pub(super) ids: Option<&'a (String, String)>,
+    pub(super) user: OwnUser<'a>,
     /// Mappings that are asked for one after the other.
     pub(super) maps_late: &'a [IdMap],
     pub(super) console: Option<OwnedFd>,
@@ -31,7 +31,7 @@ pub(super) struct Helper<'a> {
 
 impl Parent for Helper<'_> {
     fn map_ids(&mut self) -> Result<(), OciError> {
-        let Some((uids, gids)) = self.ids else { return Ok(()) };
+        let OwnUser::New((uids, gids)) = self.user else { return Ok(()) };
         let pid = self.record.pid;
         let own = rustix::process::geteuid().as_raw();
         if !is_root() && (uids.lines().count() > 1 || !uids.contains(&format!(" {own} 1"))) {
@@ -58,7 +58,7 @@ impl Parent for Helper<'_> {
             return Err(failed(io::ErrorKind::InvalidInput.into()));
         };
         self.maps_late = rest;
-        let namespace = mapping(map, self.ids)?;
+        let namespace = mapping(map, self.user)?;
         crate::sys::mount::map_ids(mount, namespace.as_fd(), map.recursive)
             .map_err(|errno| failed(errno.into()))
     }
@@ -136,7 +136,7 @@ pub(super) fn open_gate(
     let mut helper = Helper {
         record,
         hooks: None,
-        ids: None,
+        user: OwnUser::None,
         maps_late: &[],
         console: None,
         terminal: None,

@@ -21,6 +21,7 @@ use super::criu::{Criu, Kind, Message, Notice};
 use super::launch::Parent;
 use super::parent::Helper;
 use super::record::{Directory, Parsed, parse_config};
+use super::sources::OwnUser;
 use super::{CreateOptions, Created, Engine, OciError, hooks, sockets};
 use crate::cgroup::Placement;
 
@@ -157,7 +158,7 @@ impl Birth<'_> {
                     let mut helper = Helper {
                         record: &record,
                         hooks: None,
-                        ids: None,
+                        user: OwnUser::None,
                         maps_late: &[],
                         console: console.take(),
                         terminal: None,

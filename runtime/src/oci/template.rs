@@ -30,7 +30,7 @@ fn plain() -> Value {
         "/proc/scsi",
     ];
     json!({
-        "ociVersion": "1.2.0",
+        "ociVersion": "1.3.0",
         "process": {
             "terminal": true,
             "user": { "uid": 0, "gid": 0 },

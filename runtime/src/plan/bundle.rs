@@ -53,6 +53,8 @@ pub(crate) struct Bundle {
     pub(crate) shares_mounts: bool,
     /// What will not be as asked for, without consequence.
     pub(crate) warnings: Vec<String>,
+    /// Network devices of ours that the container gets, and their names there.
+    pub(crate) net_devices: Vec<(String, String)>,
 }
 
 /// Plans a bundle.
@@ -63,9 +65,7 @@ pub(crate) fn bundle(spec: &Spec, around: Surroundings<'_>) -> Result<Bundle, Re
     let (new, join) = namespaces(linux)?;
     let shares_mounts = !has_namespace(linux, LinuxNamespaceType::Mount);
     unsupported("linux.intelRdt", linux.intel_rdt().as_ref())?;
-    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
-        return refuse("linux.netDevices", "is not supported");
-    }
+    let net_devices = net_devices(linux)?;
     let ids = ids(linux, new)?;
     let cwd = process_spec.cwd();
     if !cwd.is_absolute() {
@@ -208,7 +208,41 @@ pub(crate) fn bundle(spec: &Spec, around: Surroundings<'_>) -> Result<Bundle, Re
         maps_late: mounts.maps_late,
         shares_mounts,
         warnings: process::ambient_warnings(process_spec.capabilities().as_ref()),
+        net_devices,
     })
+}
+
+/// The network devices that a container gets, with their names here and there. What the kernel takes for a name:
+/// dev_valid_name() of Linux.
+fn net_devices(linux: &Linux) -> Result<Vec<(String, String)>, Refusal> {
+    let Some(devices) = linux.net_devices().as_ref().filter(|devices| !devices.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    if !has_namespace(linux, LinuxNamespaceType::Network) {
+        return refuse("linux.netDevices", "unable to move network devices without a private NET namespace");
+    }
+    let valid = |name: &str| {
+        (1..16).contains(&name.len())
+            && !matches!(name, "." | "..")
+            && name
+                .bytes()
+                .all(|byte| byte != b'/' && byte != b':' && !byte.is_ascii_whitespace() && byte != 0)
+    };
+    let mut all: Vec<(String, String)> = devices
+        .iter()
+        .map(|(name, device)| {
+            let inside = device.name().as_deref().filter(|inside| !inside.is_empty()).unwrap_or(name);
+            match [name.as_str(), inside].into_iter().find(|name| !valid(name)) {
+                Some(bad) => {
+                    refuse("linux.netDevices", format!("{bad:?} is not a name for a network device"))
+                }
+                None => Ok((name.clone(), inside.to_owned())),
+            }
+        })
+        .collect::<Result<_, _>>()?;
+    // One order, so that the same configuration does the same each time.
+    all.sort();
+    Ok(all)
 }
 
 /// Whether a container is bound to some CPUs.

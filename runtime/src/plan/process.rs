@@ -100,7 +100,9 @@ pub(super) fn rights(
             groups: user.additional_gids().clone().unwrap_or_default(),
         },
     ];
-    let asks = filter.as_ref().is_some_and(|step| matches!(step, Step::Seccomp { flags, .. } if seccomp::asks(*flags)));
+    let asks = filter
+        .as_ref()
+        .is_some_and(|step| matches!(step, Step::Seccomp { flags, .. } if seccomp::asks(*flags)));
     let capabilities_first = no_new_privileges || filter.is_none();
     let no_new_privileges = no_new_privileges.then_some(Step::NoNewPrivileges);
     let mut dropped = Some(Step::Capabilities(capabilities));

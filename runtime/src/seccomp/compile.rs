@@ -24,8 +24,13 @@ use super::table::{self, Abi};
 pub enum SeccompError {
     /// The listener's descriptor is sent to whoever asked for it by a call that would itself wait for the
     /// listener.
-    #[error("{0}: SCMP_ACT_NOTIFY cannot be used for this call, which hands the listener over")]
+    #[error("SCMP_ACT_NOTIFY cannot be used for the {0} syscall, by which a runtime hands the listener over")]
     Notify(String),
+    /// The same, for all calls that no rule names.
+    #[error(
+        "SCMP_ACT_NOTIFY cannot be the default action: the call by which the listener is handed over would wait for it"
+    )]
+    NotifyAll,
     /// Argument indexes go from 0 to 5.
     #[error("{syscall}: there is no argument {index}")]
     Argument {
@@ -64,8 +69,9 @@ pub(crate) fn asks(flags: u32) -> bool {
 }
 const FLAG_WAIT_KILLABLE: u32 = 1 << 5;
 
-/// What is called between the filter and the program.
-const HANDS_OVER: [&str; 1] = ["sendmsg"];
+/// What is called between the filter and the program: by us, and by other runtimes, so that a profile that works here
+/// works there.
+const HANDS_OVER: [&str; 2] = ["sendmsg", "write"];
 
 /// Whether somebody must listen to a filter of this profile.
 pub(crate) fn notifies(profile: &LinuxSeccomp) -> bool {
@@ -146,7 +152,7 @@ pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
 
 pub(super) fn instructions(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, SeccompError> {
     if profile.default_action() == LinuxSeccompAction::ScmpActNotify {
-        return Err(SeccompError::Notify("defaultAction".to_owned()));
+        return Err(SeccompError::NotifyAll);
     }
     let mut abis: Vec<Abi> = vec![Abi::NATIVE];
     for arch in profile.architectures().iter().flatten() {

@@ -222,3 +222,39 @@ fn clocks_have_offsets_in_a_user_namespace_and_are_joined() {
         assert_eq!(show(&other), offsets);
     });
 }
+
+/// Devices are of the host's network, and end with the namespace that they were moved to.
+#[test]
+fn network_devices_are_moved_in_with_their_addresses() {
+    // They are newer than the peers' versions.
+    here(|bundle| {
+        if !std::path::Path::new("/sbin/ip").exists() {
+            println!("skipped: there is no iproute2 to make devices with");
+            return;
+        }
+        let ip = |arguments: &str| {
+            let ran = std::process::Command::new("ip").args(arguments.split(' ')).output().unwrap();
+            assert!(ran.status.success(), "ip {arguments}: {ran:?}");
+            String::from_utf8_lossy(&ran.stdout).into_owned()
+        };
+        let (device, peer) = (format!("dev{}", std::process::id()), format!("peer{}", std::process::id()));
+        ip(&format!("link add {device} mtu 1400 type veth peer name {peer}"));
+        ip(&format!("address add 192.0.2.77/29 dev {device}"));
+        ip(&format!("address add 2001:db8::77/64 dev {device} nodad"));
+        let bundle = bundle
+            .script("ip address show dev inner0")
+            .with("/linux/netDevices", json!({ &device: {"name": "inner0"} }));
+        let shown = bundle.run().ok();
+        for expected in ["192.0.2.77/29", "2001:db8::77/64", "mtu 1400", ",UP"] {
+            assert!(shown.contains(expected), "{expected}: {shown}");
+        }
+        // The pair has ended with the container's namespace.
+        let err = bundle.run().fails();
+        assert!(
+            err.contains(&format!("moving network device {device}")) && err.contains("does not exist"),
+            "{err}"
+        );
+        let bad = bundle.with("/linux/netDevices", json!({ "lo": {"name": "a/b"} }));
+        assert!(bad.run().fails().contains("\"a/b\" is not a name"));
+    });
+}

@@ -180,7 +180,11 @@ fn a_descriptor_that_is_not_there_is_not_passed_on() {
         for (opens, there) in [("", ""), ("exec 6</etc/passwd;", "6\n")] {
             let inner = bundle.command(&["run", "--preserve-fds", "100", &bundle.id]);
             let mut command = std::process::Command::new("bash");
-            command.arg("-c").arg(format!("{CLOSE}; {opens} exec \"$@\"")).arg("bash").arg(inner.get_program());
+            command
+                .arg("-c")
+                .arg(format!("{CLOSE}; {opens} exec \"$@\""))
+                .arg("bash")
+                .arg(inner.get_program());
             command.args(inner.get_args()).current_dir(bundle.path("")).stdin(std::process::Stdio::null());
             let output = command.output().unwrap();
             let out = String::from_utf8_lossy(&output.stdout);
