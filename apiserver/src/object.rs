@@ -11,11 +11,15 @@
 //!                                                       └──────── tail: items of a list (behind a brace) ┘
 //! ```
 //!
-//! So one buffer serves GET, LIST and WATCH, and all watchers of an event share it.
+//! So one buffer serves GET, LIST and WATCH, and all watchers of an event share it. Once somebody lists or watches the
+//! kind in protobuf there is a second such buffer, which [`crate::protobuf`] lays out.
+
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 
 use crate::fields::Extracted;
+use crate::protobuf::{Codec, Encoded};
 
 /// What is the same for all objects of a kind.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub(crate) struct Layout {
     head: String,
     /// `{"apiVersion":"v1","kind":"Pod","metadata":{`
     stored_head: String,
+    /// How objects are written as protobuf.
+    pub(crate) protobuf: Option<Codec>,
 }
 
 /// `"metadata":{`, as it follows the type in every stored object.
@@ -36,7 +42,7 @@ impl Layout {
     pub(crate) fn new(api_version: &str, kind: &str) -> Layout {
         let head = format!(r#"{{"apiVersion":"{api_version}","kind":"{kind}","#);
         let stored_head = format!("{head}{METADATA}");
-        Layout { head, stored_head }
+        Layout { head, stored_head, protobuf: Codec::of(api_version, kind) }
     }
 
     /// A stored object from its encoded metadata (with braces) and its other fields (`,"key":value` each).
@@ -82,6 +88,17 @@ pub(crate) enum EventType {
 }
 
 impl EventType {
+    /// As it stands in events.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            EventType::Added => "ADDED",
+            EventType::Modified => "MODIFIED",
+            EventType::Deleted => "DELETED",
+            EventType::Bookmark => "BOOKMARK",
+            EventType::Error => "ERROR",
+        }
+    }
+
     /// What stands before the object in the event.
     fn open(self) -> &'static str {
         match self {
@@ -124,6 +141,8 @@ pub(crate) struct Object {
     frame: Bytes,
     event: EventType,
     revision: u64,
+    /// The same as protobuf, from when somebody has wanted it; none of what cannot be written so.
+    protobuf: OnceLock<Option<Box<Encoded>>>,
     /// What selectors look at.
     pub(crate) extracted: Extracted,
 }
@@ -144,7 +163,7 @@ impl Object {
         layout.splice_into(stored, revision, &mut out);
         out.extend_from_slice(FRAME_CLOSE);
         out.shrink_to_fit();
-        Object { key: key.into(), frame: out.into(), event, revision, extracted }
+        Object { key: key.into(), frame: out.into(), event, revision, protobuf: OnceLock::new(), extracted }
     }
 
     pub(crate) fn key(&self) -> &str {
@@ -204,6 +223,25 @@ impl Object {
         // The separator after the version is absent when nothing else is in the metadata.
         let tail = head + VERSION_OPEN.len() + digits + 1;
         (head, if self.json_bytes().get(tail) == Some(&b',') { tail + 1 } else { tail })
+    }
+
+    /// The object as protobuf.
+    pub(crate) fn protobuf(&self, codec: &Codec) -> Option<&Encoded> {
+        let encoded = self.protobuf.get_or_init(|| {
+            let encoded = codec.encoded(self.event, self.json_bytes());
+            encoded
+                .map(Box::new)
+                .inspect_err(|error| {
+                    tracing::error!(key = %self.key, %error, "an object cannot be written as protobuf");
+                })
+                .ok()
+        });
+        encoded.as_deref()
+    }
+
+    /// The event that the object's bytes are laid out for.
+    pub(crate) fn event(&self) -> EventType {
+        self.event
     }
 
     /// The same object in an event of another type.

@@ -1,7 +1,7 @@
 //! Writes answers in the form that the client asked for.
 //!
-//! The usual form, JSON of whole objects, is a copy of the cache's bytes. Tables, metadata only, and the second look that
-//! `events.k8s.io` has at events are made from those bytes when they are asked for.
+//! The usual forms, JSON and protobuf of whole objects, are copies of the cache's bytes. Tables, metadata only, and the
+//! second look that `events.k8s.io` has at events are made from those bytes when they are asked for.
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WARNING};
@@ -18,13 +18,17 @@ use crate::body::Body;
 use crate::compress;
 use crate::error::Error;
 use crate::handlers::{Call, ListReply, Reply};
-use crate::object::{EventType, Object, frame};
+use crate::object::{EventType, frame};
+use crate::protobuf::{self, Codec};
 use crate::registry::Row;
-use crate::request::accept::{Format, Output, Shape};
+use crate::request::accept::{Format, Output, Shape, negotiate_whole};
 use crate::table::{IncludeObject, TableWriter};
+use crate::watch_cache::Seen;
 
 /// Lists longer than this are written in chunks of about this size.
 const CHUNK: usize = 64 << 10;
+/// So many objects are encoded before others have their turn.
+const AT_A_TIME: usize = 64;
 
 /// An answer with a body of JSON.
 pub(crate) fn json(code: StatusCode, body: impl Into<Body>) -> Response<Body> {
@@ -48,6 +52,15 @@ pub(crate) fn respond(code: StatusCode, content_type: &'static str, body: Body) 
 pub(crate) fn status_json(status: &Status) -> Vec<u8> {
     // These types have string keys only, so writing them into memory does not fail.
     serde_json::to_vec(status).unwrap_or_default()
+}
+
+/// The answer to a request on a resource that failed, in the form that its client reads best.
+pub(crate) fn failure_as(error: Error, accept: Option<&str>) -> Response<Body> {
+    let response = failure(error);
+    match negotiate_whole(accept) {
+        Ok(output) if output.format == Format::Protobuf => reformat(output, response),
+        _ => response,
+    }
 }
 
 /// The answer to a request that failed.
@@ -81,6 +94,21 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Makes what a list in protobuf is written from. That takes a while the first time, and others want to go on.
+pub(crate) async fn prepare(call: &Call, list: &ListReply) {
+    if call.output.format != Format::Protobuf || call.output.shape != Shape::Whole || call.row.view.is_some()
+    {
+        return;
+    }
+    let Some(codec) = &call.row.cache.storage.layout.protobuf else { return };
+    for some in list.listed.objects.chunks(AT_A_TIME) {
+        for object in some {
+            object.protobuf(codec);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
 /// The answer of a handler.
 pub(crate) fn reply(call: &Call, reply: Reply) -> Response<Body> {
     let response = match reply {
@@ -91,6 +119,16 @@ pub(crate) fn reply(call: &Call, reply: Reply) -> Response<Body> {
             }
             response
         }
+        Reply::List(list) if call.output.format == Format::Protobuf => {
+            let body = match call.output.shape {
+                Shape::Whole if call.row.view.is_none() => plain_protobuf_list(call, list),
+                _ => protobuf_list(call, &list),
+            };
+            match body {
+                Ok(body) => respond(StatusCode::OK, protobuf::MEDIA_TYPE, body),
+                Err(error) => return failure(error),
+            }
+        }
         Reply::List(list) => {
             let body = match call.output.shape {
                 Shape::Table => table(call, &list),
@@ -98,6 +136,9 @@ pub(crate) fn reply(call: &Call, reply: Reply) -> Response<Body> {
                 Shape::Whole | Shape::Metadata => list_body(call, &list),
             };
             json(StatusCode::OK, body)
+        }
+        Reply::Events(body) if call.output.format == Format::Protobuf => {
+            return respond(StatusCode::OK, "application/vnd.kubernetes.protobuf;stream=watch", body);
         }
         Reply::Events(body) => return json(StatusCode::OK, body),
         Reply::Status(status) => {
@@ -111,10 +152,16 @@ pub(crate) fn reply(call: &Call, reply: Reply) -> Response<Body> {
     compress::when_worth(response, accepted.unwrap_or_default())
 }
 
-/// YAML, or JSON for people, from JSON.
+/// YAML, protobuf, or JSON for people, from JSON.
 fn reformat(output: Output, response: Response<Body>) -> Response<Body> {
-    if output.format == Format::Json && !output.pretty {
+    let is = |content_type| {
+        response.headers().get(CONTENT_TYPE).is_some_and(|header| header.as_bytes() == content_type)
+    };
+    if (output.format == Format::Json && !output.pretty) || !is(b"application/json") {
         return response;
+    }
+    if output.format == Format::Protobuf {
+        return to_protobuf(response);
     }
     let (mut parts, body) = response.into_parts();
     let bytes = body.into_bytes();
@@ -126,10 +173,26 @@ fn reformat(output: Output, response: Response<Body>) -> Response<Body> {
             parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
             serde_yaml::to_string(&value).unwrap_or_default()
         }
-        Format::Json => serde_json::to_string_pretty(&value).unwrap_or_default() + "\n",
+        Format::Json | Format::Protobuf => serde_json::to_string_pretty(&value).unwrap_or_default() + "\n",
     };
     parts.headers.insert(CONTENT_LENGTH, text.len().into());
     Response::from_parts(parts, text.into())
+}
+
+/// Protobuf from JSON; JSON stays what has no message.
+fn to_protobuf(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    let json = body.into_bytes();
+    let bytes = match protobuf::from_json(&json) {
+        None => return Response::from_parts(parts, json.into()),
+        Some(Ok(bytes)) => bytes,
+        Some(Err(error)) => {
+            return failure(ApiError::internal(format_args!("encoding as protobuf: {error}")).into());
+        }
+    };
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(protobuf::MEDIA_TYPE));
+    parts.headers.insert(CONTENT_LENGTH, bytes.len().into());
+    Response::from_parts(parts, bytes.into())
 }
 
 /// `Warning: 299 - "text"`, as RFC 7234 has it.
@@ -215,6 +278,85 @@ fn plain_list(call: &Call, list: ListReply) -> Body {
         Some(chunk.into())
     })
 }
+
+fn protobuf_metadata(list: &ListReply) -> protobuf::ListMeta<'_> {
+    protobuf::ListMeta {
+        revision: list.listed.revision,
+        continue_token: list.continue_token.as_deref(),
+        remaining: list.remaining,
+    }
+}
+
+fn no_protobuf(kind: &str) -> Error {
+    ApiError::internal(format_args!("a {kind} cannot be written as protobuf")).into()
+}
+
+/// The same as protobuf.
+fn plain_protobuf_list(call: &Call, list: ListReply) -> Result<Body, Error> {
+    let row = call.row.clone();
+    let codec = row.cache.storage.layout.protobuf.as_ref().ok_or_else(|| no_protobuf(row.kind.kind))?;
+    let mut items = 0;
+    for object in &list.listed.objects {
+        let encoded = object.protobuf(codec).ok_or_else(|| no_protobuf(row.kind.kind))?;
+        items += protobuf::item_length(encoded.raw());
+    }
+    let kind = format!("{}List", row.kind.kind);
+    let frame = protobuf::ListFrame::new(&row.kind.api_version(), &kind, &protobuf_metadata(&list), items);
+    let length = frame.open.len() + items + frame.close.len();
+    let (mut open, mut objects, mut closed) = (Some(frame.open), list.listed.objects.into_iter(), false);
+    Ok(Body::made(length, move || {
+        if closed {
+            return None;
+        }
+        let mut chunk = Vec::with_capacity(length.min(CHUNK + CHUNK / 4));
+        chunk.extend_from_slice(&open.take().unwrap_or_default());
+        for object in objects.by_ref() {
+            let codec = row.cache.storage.layout.protobuf.as_ref();
+            if let Some(encoded) = codec.and_then(|codec| object.protobuf(codec)) {
+                protobuf::item(encoded.raw(), &mut chunk);
+            }
+            if chunk.len() >= CHUNK {
+                return Some(chunk.into());
+            }
+        }
+        closed = true;
+        chunk.extend_from_slice(frame.close);
+        Some(chunk.into())
+    }))
+}
+
+/// A list of objects that are shown in another way than they are kept, as protobuf.
+fn protobuf_list(call: &Call, list: &ListReply) -> Result<Body, Error> {
+    let row = &call.row;
+    let metadata_only = call.output.shape == Shape::Metadata;
+    let (api_version, kind) = if metadata_only {
+        ("meta.k8s.io/v1".to_owned(), METADATA_KIND)
+    } else {
+        (row.kind.api_version(), row.kind.kind)
+    };
+    let codec = Codec::of(&api_version, kind).ok_or_else(|| no_protobuf(kind))?;
+    let mut out = Chunks::default();
+    let mut length = 0;
+    for object in &list.listed.objects {
+        let raw = if metadata_only {
+            codec.raw(&partial(object.json_bytes()))
+        } else {
+            codec.raw(&row.shown(&object.json()))
+        };
+        let raw = raw.map_err(|_| no_protobuf(kind))?;
+        length += protobuf::item_length(&raw);
+        protobuf::item(&raw, &mut out.chunk);
+        out.cut();
+    }
+    let frame =
+        protobuf::ListFrame::new(&api_version, &format!("{kind}List"), &protobuf_metadata(list), length);
+    out.done.insert(0, frame.open.into());
+    out.chunk.extend_from_slice(frame.close);
+    Ok(out.finish())
+}
+
+/// The kind of what has nothing but metadata.
+const METADATA_KIND: &str = "PartialObjectMetadata";
 
 fn list_body(call: &Call, list: &ListReply) -> Body {
     let row = &call.row;
@@ -324,34 +466,64 @@ pub(crate) struct EventForm {
     table: TableWriter,
     /// The columns come with the first table only.
     columns_sent: bool,
+    /// Of what is shown, for those who want protobuf.
+    codec: Option<Codec>,
 }
 
 impl EventForm {
     pub(crate) fn new(call: &Call) -> EventForm {
+        let codec = match (call.output.format, call.output.shape) {
+            (Format::Protobuf, Shape::Metadata) => Codec::of("meta.k8s.io/v1", METADATA_KIND),
+            (Format::Protobuf, _) => Codec::of(&call.row.kind.api_version(), call.row.kind.kind),
+            _ => None,
+        };
         EventForm {
             row: call.row.clone(),
             shape: call.output.shape,
             table: writer(call),
             columns_sent: false,
+            codec,
         }
     }
 
     /// An event in this form: the shared bytes where they are in it already.
-    pub(crate) fn event(&mut self, event: EventType, object: &Object, shared: Bytes) -> Bytes {
+    pub(crate) fn event(&mut self, seen: Seen<'_>) -> Bytes {
+        let Seen { event, object, frame: shared, protobuf } = seen;
         if self.shape == Shape::Whole && self.row.view.is_none() {
-            return shared;
+            let Some(codec) = &self.codec else { return shared };
+            let make = || match event {
+                // With the revision of the deletion.
+                EventType::Deleted => {
+                    protobuf_frame(codec, event, &event.object_in(&shared).unwrap_or_else(|| object.json()))
+                }
+                _ => match object.protobuf(codec) {
+                    Some(encoded) => encoded.framed_as(codec, event),
+                    None => unwritable(),
+                },
+            };
+            return match protobuf {
+                Some(kept) if event != object.event() => {
+                    kept.get_or_init(|| Box::new(make())).as_ref().clone()
+                }
+                _ => make(),
+            };
         }
         // The shared event has the right revision, also for deletions; its object is shown differently.
         let json = event.object_in(&shared).unwrap_or_else(|| object.json());
         let json = self.row.shown(&json);
         match self.shape {
-            Shape::Whole => frame(event, &json),
-            Shape::Metadata => frame(event, &partial(&json)),
+            Shape::Whole => self.frame(event, &json),
+            Shape::Metadata => self.frame(event, &partial(&json)),
             Shape::Table => {
                 let metadata = json!({ "resourceVersion": version_of(&json) }).to_string();
                 frame(event, &self.table(&metadata, Some(&json)))
             }
         }
+    }
+
+    /// One object, which is of the kind that is shown, in an event.
+    fn frame(&self, event: EventType, json: &[u8]) -> Bytes {
+        self.codec.as_ref().map_or_else(|| frame(event, json), |codec| protobuf_frame(codec, event, json))
     }
 
     fn table(&mut self, metadata: &str, object: Option<&[u8]>) -> Vec<u8> {
@@ -377,12 +549,38 @@ impl EventForm {
                 return frame(EventType::Bookmark, &self.table(&metadata, None));
             }
             Shape::Metadata => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+                json!({"kind": METADATA_KIND, "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
             }
             Shape::Whole => {
                 json!({"kind": self.row.kind.kind, "apiVersion": self.row.kind.api_version(), "metadata": metadata})
             }
         };
-        frame(EventType::Bookmark, object.to_string().as_bytes())
+        self.frame(EventType::Bookmark, object.to_string().as_bytes())
     }
+
+    /// An event that carries a failure.
+    pub(crate) fn error(&self, error: ApiError) -> Bytes {
+        let json = status_json(&error.into_status());
+        match &self.codec {
+            Some(_) => error_frame(&json),
+            None => frame(EventType::Error, &json),
+        }
+    }
+}
+
+/// An object in an event of protobuf.
+fn protobuf_frame(codec: &Codec, event: EventType, json: &[u8]) -> Bytes {
+    codec.frame(event, json).unwrap_or_else(|_| unwritable())
+}
+
+/// What stands for an object that cannot be written as protobuf, which is a bug.
+fn unwritable() -> Bytes {
+    error_frame(&status_json(&ApiError::internal("an object cannot be written as protobuf").into_status()))
+}
+
+/// A `Status` in an event of protobuf.
+fn error_frame(status: &[u8]) -> Bytes {
+    let codec = Codec::of("v1", "Status");
+    // The table has it, and a status fits it; nothing is better than half an event.
+    codec.and_then(|codec| codec.frame(EventType::Error, status).ok()).unwrap_or_default()
 }

@@ -244,8 +244,10 @@ impl ApiServer {
             resource: row.kind.plural,
             subresource: row.kind.subresource(&path.subresource).map_or("", |found| found.name),
         });
+        let accept = parts.headers.get(ACCEPT).cloned();
         let answer = self.answer(row, path, params, parts, body, identity, verb).await;
-        (subject, answer.unwrap_or_else(render::failure))
+        let accept = accept.as_ref().and_then(|value| value.to_str().ok());
+        (subject, answer.unwrap_or_else(|error| render::failure_as(error, accept)))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one request, taken apart once")]
@@ -321,6 +323,9 @@ impl ApiServer {
         let reply = tokio::time::timeout(self.config.request_timeout, answer)
             .await
             .map_err(|_| Error::Deadline)??;
+        if let Reply::List(list) = &reply {
+            render::prepare(&call, list).await;
+        }
         Ok(render::reply(&call, reply))
     }
 

@@ -1,5 +1,5 @@
-//! The Python and the JavaScript client, from PyPI and npm, against a one-node cluster; and a client in a pod, with nothing
-//! but the pod's own token.
+//! The Python, the JavaScript and the Go client against a one-node cluster; and a client in a pod, with nothing but the pod's
+//! own token.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -19,8 +19,13 @@ fn client(name: &str) -> PathBuf {
 
 /// Runs a script of a client to its end.
 fn run(cluster: &Cluster, interpreter: &Path, script: &Path) {
-    let mut command = cluster.machine.command(interpreter);
-    let output = command.arg(script).arg(BUSYBOX).env("KUBECONFIG", cluster.kubeconfig()).output().unwrap();
+    run_with(cluster, interpreter, &[script]);
+}
+
+fn run_with(cluster: &Cluster, program: &Path, arguments: &[&Path]) {
+    let mut command = cluster.machine.command(program);
+    let output =
+        command.args(arguments).arg(BUSYBOX).env("KUBECONFIG", cluster.kubeconfig()).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
 }
@@ -44,6 +49,13 @@ fn the_javascript_client() {
     let modules = client("javascript").join("node_modules");
     std::os::unix::fs::symlink(modules, cluster.machine.path("javascript/node_modules")).unwrap();
     run(&cluster, Path::new("node"), &script);
+}
+
+/// Typed Go clients read and write protobuf.
+#[test]
+fn the_go_client_in_protobuf() {
+    let cluster = Cluster::up();
+    run_with(&cluster, &client("go").join("client"), &[]);
 }
 
 const INSIDE: &str = r#"

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use manifests::status::ApiError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -22,12 +21,12 @@ use super::{Call, Reply};
 use crate::body::Body;
 use crate::error::Error;
 use crate::metrics::Counted;
-use crate::object::{EventType, Object, frame};
+use crate::object::{EventType, Object};
 use crate::registry::Row;
 use crate::render::EventForm;
 use crate::request::params::ListParams;
 use crate::server::ApiServer;
-use crate::watch_cache::{Caches, Filter, Lost, Query};
+use crate::watch_cache::{Caches, Filter, Lost, Query, Seen};
 
 /// Bookmarks come this often, when there is something new to say.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -170,7 +169,8 @@ impl Watcher {
         for _ in 0..BATCH {
             let Some(object) = self.initial.pop_front() else { break };
             let frame = object.framed_as(EventType::Added);
-            self.out.push_back(self.form.event(EventType::Added, &object, frame));
+            let seen = Seen { event: EventType::Added, object: &object, frame, protobuf: None };
+            self.out.push_back(self.form.event(seen));
         }
         if self.initial.is_empty() && self.marker {
             self.marker = false;
@@ -195,7 +195,7 @@ impl Watcher {
         if let Some(last) = events.last() {
             for event in &events {
                 if let Some(seen) = event.seen(&self.filter, &self.row.cache.storage.layout) {
-                    self.out.push_back(self.form.event(seen.event, seen.object, seen.frame));
+                    self.out.push_back(self.form.event(seen));
                     self.told = event.revision;
                 }
             }
@@ -247,12 +247,6 @@ impl Watcher {
             }
             Lost::Refilled => ApiError::expired("the watch cache has been filled anew"),
         };
-        self.out.push_back(error_event(error));
+        self.out.push_back(self.form.error(error));
     }
-}
-
-/// An event that carries a failure.
-fn error_event(error: ApiError) -> Bytes {
-    let json = crate::render::status_json(&Status::from(error));
-    frame(EventType::Error, &json)
 }

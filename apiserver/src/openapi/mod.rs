@@ -195,5 +195,13 @@ fn negotiate(accept: &str, offered: &[&'static str]) -> Option<&'static str> {
     })
 }
 
+/// Every schema, by its name.
+#[cfg(test)]
+pub(crate) fn all() -> std::collections::BTreeMap<String, serde_json::Value> {
+    let schemas = schemas::Schemas::read().unwrap_or_else(|| panic!("the schemas in the binary are whole"));
+    let parsed = |(name, text): (&&str, &&str)| Some(((*name).to_owned(), serde_json::from_str(text).ok()?));
+    schemas.all().iter().filter_map(parsed).collect()
+}
+
 #[cfg(test)]
 mod tests;

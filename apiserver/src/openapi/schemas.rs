@@ -22,7 +22,7 @@ impl Schemas {
     }
 
     /// Every schema, by its name.
-    fn all(&self) -> BTreeMap<&str, &str> {
+    pub(super) fn all(&self) -> BTreeMap<&str, &str> {
         self.text.lines().filter_map(|line| line.split_once('\t')).collect()
     }
 

@@ -8,6 +8,19 @@ impl Message {
     pub(super) fn field(&self, number: u32) -> Option<&'static Field> {
         self.0.iter().find(|field| u32::from(field.number) == number)
     }
+
+    /// The field of a JSON name.
+    pub(super) fn named(&self, name: &str) -> Option<&'static Field> {
+        self.0.iter().find(|field| field.name == name)
+    }
+
+    /// The messages whose fields are this one's in JSON, with their numbers.
+    pub(super) fn inlined(&self) -> impl Iterator<Item = (u16, &'static Message)> {
+        self.0.iter().filter_map(|field| match field.of {
+            Type::Object(message) if field.name.is_empty() => Some((field.number, message)),
+            _ => None,
+        })
+    }
 }
 
 /// A field of a message.

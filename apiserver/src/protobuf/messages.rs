@@ -65,6 +65,7 @@ pub(super) const ROOTS: &[(&str, &str, &Message)] = &[
     ("", "DeleteOptions", &META_V1_DELETE_OPTIONS),
     ("", "GetOptions", &META_V1_GET_OPTIONS),
     ("", "ListOptions", &META_V1_LIST_OPTIONS),
+    ("", "PartialObjectMetadata", &META_V1_PARTIAL_OBJECT_METADATA),
     ("", "PatchOptions", &META_V1_PATCH_OPTIONS),
     ("", "Status", &META_V1_STATUS),
     ("", "UpdateOptions", &META_V1_UPDATE_OPTIONS),
@@ -495,6 +496,7 @@ static META_V1_LIST_OPTIONS: Message = Message(&[z(1, "labelSelector", String), 
 static META_V1_MANAGED_FIELDS_ENTRY: Message = Message(&[z(1, "manager", String), z(2, "operation", String), z(3, "apiVersion", String), f(4, "time", Time), z(6, "fieldsType", String), f(7, "fieldsV1", Raw), z(8, "subresource", String)]);
 static META_V1_OBJECT_META: Message = Message(&[z(1, "name", String), z(2, "generateName", String), z(3, "namespace", String), z(4, "selfLink", String), z(5, "uid", String), z(6, "resourceVersion", String), z(7, "generation", Int), z(8, "creationTimestamp", Time), f(9, "deletionTimestamp", Time), f(10, "deletionGracePeriodSeconds", Int), map(11, "labels", String), map(12, "annotations", String), list(13, "ownerReferences", Object(&META_V1_OWNER_REFERENCE)), list(14, "finalizers", String), list(17, "managedFields", Object(&META_V1_MANAGED_FIELDS_ENTRY))]);
 static META_V1_OWNER_REFERENCE: Message = Message(&[f(5, "apiVersion", String), f(1, "kind", String), f(3, "name", String), f(4, "uid", String), f(6, "controller", Bool), f(7, "blockOwnerDeletion", Bool)]);
+static META_V1_PARTIAL_OBJECT_METADATA: Message = Message(&[f(1, "metadata", Object(&META_V1_OBJECT_META))]);
 static META_V1_PATCH_OPTIONS: Message = Message(&[list(1, "dryRun", String), f(2, "force", Bool), z(3, "fieldManager", String), z(4, "fieldValidation", String)]);
 static META_V1_PRECONDITIONS: Message = Message(&[f(1, "uid", String), f(2, "resourceVersion", String)]);
 static META_V1_SHARD_INFO: Message = Message(&[f(1, "selector", String)]);

@@ -1,8 +1,8 @@
-//! Protobuf request bodies to JSON.
+//! Protobuf: request bodies to JSON, and JSON to answers.
 //!
 //! Typed Go clients send `application/vnd.kubernetes.protobuf` for built-in kinds. Such a body becomes the JSON that
-//! the same client would have sent, and goes on from there like any other. Answers are JSON, which these clients
-//! accept as well.
+//! the same client would have sent, and goes on from there like any other. Answers are made from the JSON that is kept
+//! (`encode`), once for all who want an object so, and put into envelopes (`envelope`).
 //!
 //! ```text
 //! 'k' 's' 's' 0   Unknown { typeMeta { apiVersion, kind }, raw, contentEncoding, contentType }
@@ -12,16 +12,21 @@
 //! Bodies come from outside: reading them never panics, stops at a depth and at a number of values, and takes no more
 //! than one pass. Fields that the table does not have are skipped, as upstream does.
 
+mod encode;
+mod envelope;
 mod message;
 #[rustfmt::skip]
 mod messages;
 mod value;
 pub(crate) mod wire;
 
+pub(crate) use envelope::{Codec, Encoded, ListFrame, ListMeta, item, item_length};
 use manifests::status::ApiError;
 use message::Message;
 use messages::ROOTS;
+use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use value::Reader;
 use wire::Wire;
 
@@ -84,6 +89,23 @@ pub fn to_json(body: &[u8], expected: (&str, &str)) -> Result<Value, ProtobufErr
     Ok(Value::Object(object))
 }
 
+/// A document of JSON as protobuf; none if its kind has no message.
+pub(crate) fn from_json(json: &[u8]) -> Option<Result<Vec<u8>, serde_json::Error>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct TypeMeta<'a> {
+        #[serde(borrow, default)]
+        api_version: Cow<'a, str>,
+        #[serde(borrow, default)]
+        kind: Cow<'a, str>,
+    }
+    let of: TypeMeta<'_> = match serde_json::from_slice(json) {
+        Ok(of) => of,
+        Err(error) => return Some(Err(error)),
+    };
+    Codec::of(&of.api_version, &of.kind).map(|codec| codec.document(json))
+}
+
 fn find(api_version: &str, kind: &str) -> Option<&'static Message> {
     let fits = |of: &str| of.is_empty() || of == api_version;
     ROOTS.iter().find(|(of, name, _)| *name == kind && fits(of)).map(|(_, _, message)| *message)
@@ -126,5 +148,7 @@ impl<'b> Envelope<'b> {
     }
 }
 
+#[cfg(test)]
+mod round_trip;
 #[cfg(test)]
 mod tests;

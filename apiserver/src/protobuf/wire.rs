@@ -49,6 +49,54 @@ fn take<'b>(bytes: &mut &'b [u8], length: usize) -> Result<&'b [u8], &'static st
     Ok(taken)
 }
 
+/// Writing.
+pub(super) mod put {
+    /// The wire type of numbers.
+    pub(in crate::protobuf) const VARINT: u8 = 0;
+    /// The wire type of what has a length.
+    pub(in crate::protobuf) const BYTES: u8 = 2;
+
+    pub(in crate::protobuf) fn tag(number: u16, wire: u8, out: &mut Vec<u8>) {
+        varint(u64::from(number) << 3 | u64::from(wire), out);
+    }
+
+    pub(in crate::protobuf) fn varint(value: u64, out: &mut Vec<u8>) {
+        if value < 0x80 {
+            out.push(value as u8 & 0x7f);
+        } else {
+            let (bytes, used) = varint_bytes(value);
+            out.extend_from_slice(&bytes[..used]);
+        }
+    }
+
+    /// The bytes of a varint, and how many there are.
+    pub(in crate::protobuf) fn varint_bytes(mut value: u64) -> ([u8; 10], usize) {
+        let mut bytes = [0; 10];
+        let mut used = 0;
+        loop {
+            let low = (value & 0x7f) as u8;
+            value >>= 7;
+            bytes[used] = if value == 0 { low } else { low | 0x80 };
+            used += 1;
+            if value == 0 {
+                return (bytes, used);
+            }
+        }
+    }
+
+    /// A field of bytes, a string or an encoded message.
+    pub(in crate::protobuf) fn bytes(number: u16, bytes: &[u8], out: &mut Vec<u8>) {
+        tag(number, BYTES, out);
+        varint(bytes.len() as u64, out);
+        out.extend_from_slice(bytes);
+    }
+
+    /// How long such a field is, if its number is below 16.
+    pub(in crate::protobuf) fn bytes_length(length: usize) -> usize {
+        1 + varint_bytes(length as u64).1 + length
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

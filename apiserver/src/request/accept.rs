@@ -1,9 +1,10 @@
 //! Which form of an answer the client wants.
 //!
-//! Follows `k8s.io/apiserver/pkg/endpoints/handlers/negotiation`: the first acceptable clause wins. Clients that ask for
-//! protobuf and list JSON as well get JSON.
+//! Follows `k8s.io/apiserver/pkg/endpoints/handlers/negotiation`: the first acceptable clause wins.
 
 use manifests::status::ApiError;
+
+use crate::protobuf;
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -11,6 +12,7 @@ pub(crate) enum Format {
     #[default]
     Json,
     Yaml,
+    Protobuf,
 }
 
 /// What an answer shows of the objects.
@@ -43,7 +45,7 @@ impl Output {
 }
 
 /// What can be written, in the words of the error.
-const SUPPORTED: [&str; 2] = ["application/json", "application/yaml"];
+const SUPPORTED: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
 /// Picks the form of an answer.
 pub(crate) fn negotiate(accept: Option<&str>) -> Result<Output, ApiError> {
@@ -100,12 +102,14 @@ impl Clause<'_> {
         let format = match self.media {
             "application/json" | "*/*" | "application/*" => Format::Json,
             "application/yaml" => Format::Yaml,
+            protobuf::MEDIA_TYPE => Format::Protobuf,
             _ => return None,
         };
         let known_group = self.group == "meta.k8s.io" && matches!(self.version, "v1" | "v1beta1");
         let shape = match self.kind {
             "" => Shape::Whole,
-            "Table" if known_group => Shape::Table,
+            // Cells of all types have no message.
+            "Table" if known_group && format != Format::Protobuf => Shape::Table,
             "PartialObjectMetadata" | "PartialObjectMetadataList" if known_group => Shape::Metadata,
             _ => return None,
         };
@@ -127,8 +131,21 @@ mod tests {
         check("", Some((Format::Json, Shape::Whole)));
         check("*/*", Some((Format::Json, Shape::Whole)));
         check("application/yaml", Some((Format::Yaml, Shape::Whole)));
-        check("application/vnd.kubernetes.protobuf", None);
-        check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Json, Shape::Whole)));
+        check("application/vnd.kubernetes.protobuf", Some((Format::Protobuf, Shape::Whole)));
+        check("application/vnd.kubernetes.protobuf,application/json", Some((Format::Protobuf, Shape::Whole)));
+        check("application/json,application/vnd.kubernetes.protobuf", Some((Format::Json, Shape::Whole)));
+        check(
+            "application/vnd.kubernetes.protobuf;stream=watch, */*",
+            Some((Format::Protobuf, Shape::Whole)),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;q=0.5,application/json",
+            Some((Format::Json, Shape::Whole)),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json",
+            Some((Format::Json, Shape::Whole)),
+        );
         check(
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
             Some((Format::Json, Shape::Table)),
@@ -143,7 +160,7 @@ mod tests {
         );
         check(
             "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
-            Some((Format::Json, Shape::Metadata)),
+            Some((Format::Protobuf, Shape::Metadata)),
         );
         check("application/yaml;q=0.5, application/json;q=0.9", Some((Format::Json, Shape::Whole)));
         check("application/xml", None);

@@ -17,6 +17,9 @@ pub(crate) struct Event {
     entered: OnceLock<Bytes>,
     /// The event of a deletion, and for watchers whose selector the object has just left.
     left: OnceLock<Bytes>,
+    /// The same as protobuf.
+    entered_protobuf: OnceLock<Box<Bytes>>,
+    left_protobuf: OnceLock<Box<Bytes>>,
 }
 
 /// What a watcher is told, and about which object.
@@ -26,11 +29,21 @@ pub(crate) struct Seen<'a> {
     pub(crate) object: &'a Arc<Object>,
     /// The encoded event, shared by all its watchers.
     pub(crate) frame: Bytes,
+    /// Where its form in protobuf is kept, if that is not the object's own.
+    pub(crate) protobuf: Option<&'a OnceLock<Box<Bytes>>>,
 }
 
 impl Event {
     pub(crate) fn new(revision: u64, now: Option<Arc<Object>>, before: Option<Arc<Object>>) -> Event {
-        Event { revision, now, before, entered: OnceLock::new(), left: OnceLock::new() }
+        Event {
+            revision,
+            now,
+            before,
+            entered: OnceLock::new(),
+            left: OnceLock::new(),
+            entered_protobuf: OnceLock::new(),
+            left_protobuf: OnceLock::new(),
+        }
     }
 
     pub(crate) fn key(&self) -> &str {
@@ -54,14 +67,17 @@ impl Event {
                 event: EventType::Modified,
                 object,
                 frame: object.framed_as(EventType::Modified),
+                protobuf: None,
             }),
             (Some(object), None) => {
                 let frame = self.entered.get_or_init(|| object.framed_as(EventType::Added)).clone();
-                Some(Seen { event: EventType::Added, object, frame })
+                let protobuf = Some(&self.entered_protobuf);
+                Some(Seen { event: EventType::Added, object, frame, protobuf })
             }
             (None, Some(object)) => {
                 let frame = self.left.get_or_init(|| object.framed_as_deleted(layout, self.revision)).clone();
-                Some(Seen { event: EventType::Deleted, object, frame })
+                let protobuf = Some(&self.left_protobuf);
+                Some(Seen { event: EventType::Deleted, object, frame, protobuf })
             }
             (None, None) => None,
         }

@@ -26,6 +26,7 @@ use store::{ListOptions, Revision, Store, StoreError, WatchMessage};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use event::Seen;
 pub(crate) use filter::{FieldRequirement, Filter};
 pub(crate) use fresh::Freshness;
 pub(crate) use resource::{Change, Listed, Lost, Query, ResourceCache, Storage};

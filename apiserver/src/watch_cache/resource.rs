@@ -163,6 +163,7 @@ impl ResourceCache {
     }
 
     /// Replaces everything; watchers have to start again.
+    #[expect(clippy::mutable_key_type, reason = "keys never change; what is made on demand is not looked at")]
     pub(crate) fn fill(&self, objects: impl IntoIterator<Item = Object>, revision: u64) {
         let objects = objects.into_iter().map(|object| ByKey(Arc::new(object))).collect();
         let generation = {

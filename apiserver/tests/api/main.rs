@@ -14,6 +14,7 @@ mod limits;
 mod namespaces;
 mod plain;
 mod pods;
+mod protobuf;
 mod roles;
 mod services;
 mod watch;

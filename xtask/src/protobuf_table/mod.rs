@@ -73,6 +73,7 @@ const ROOTS: &[(&str, &[&str])] = &[
             "DeleteOptions",
             "GetOptions",
             "ListOptions",
+            "PartialObjectMetadata",
             "PatchOptions",
             "Status",
             "UpdateOptions",
