@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::body::Body;
 use crate::config::Config;
+use crate::flow_control;
 use crate::identity::Identity;
 use crate::server::ApiServer;
 
@@ -44,7 +45,16 @@ impl ApiServer {
                 _ => {}
             }
         }
-        self.bootstrap_roles().await
+        self.bootstrap_roles().await?;
+        let (levels, schemas): (Vec<_>, Vec<_>) =
+            flow_control::wanted().into_iter().partition(|wanted| wanted.resource == flow_control::LEVELS);
+        for batch in [levels, schemas] {
+            let asks = batch.into_iter().map(|wanted| self.want_flow_control(wanted));
+            let done: Vec<Result<(), ApiError>> =
+                stream::iter(asks).buffer_unordered(AT_A_TIME).collect().await;
+            done.into_iter().collect::<Result<(), ApiError>>()?;
+        }
+        Ok(())
     }
 
     /// Makes the roles and bindings that every cluster has. One that is there keeps what was added to it, and gets what it

@@ -20,6 +20,7 @@ pub mod discovery;
 mod encode;
 mod error;
 mod fields;
+mod flow_control;
 mod handlers;
 mod health;
 mod housekeeping;
