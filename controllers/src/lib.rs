@@ -17,6 +17,7 @@ mod endpoints;
 mod ephemeral_volume;
 mod garbage_collector;
 mod history;
+mod horizontal_pod_autoscaler;
 mod job;
 mod namespace;
 mod node_ipam;
@@ -94,6 +95,7 @@ async fn hold_the_helm(
     endpoints::start(&context, &mut group);
     ephemeral_volume::start(&context, &mut group);
     garbage_collector::start(&context, &mut group);
+    horizontal_pod_autoscaler::start(&context, &mut group);
     job::start(&context, &mut group);
     namespace::start(&context, &mut group);
     if let Some(ranges) = options.pod_ranges {
