@@ -16,6 +16,7 @@ use crate::coracle;
 #[derive(Debug, Default)]
 pub struct Guest {
     extras: Vec<Extra>,
+    parameters: Vec<String>,
 }
 
 /// How it went.
@@ -40,6 +41,12 @@ impl Guest {
     /// Puts a file into the guest.
     pub fn file(mut self, path: &str, source: impl Into<PathBuf>) -> Self {
         self.extras.push(Extra { path: path.to_owned(), source: source.into() });
+        self
+    }
+
+    /// Tells the guest's kernel something, such as `security=selinux`.
+    pub fn parameter(mut self, parameter: &str) -> Self {
+        self.parameters.push(parameter.to_owned());
         self
     }
 
@@ -108,6 +115,7 @@ impl Guest {
             network: None,
             // What a test runs on should not depend on what the machine may do.
             accelerator: Accelerator::Emulation,
+            parameters: guest.parameters.clone(),
         };
         machine.start().expect("QEMU starts");
         let off = machine::wait_off(directory.path(), patience).expect("waiting for QEMU");

@@ -185,6 +185,38 @@ fn a_containers_state_is_kept_and_restored() {
     assert!(ran.console.contains("test result: ok. 4 passed"), "{}", ran.console);
 }
 
+/// SELinux with a policy of a few lines, which allows nothing to containers but to be executed and to look.
+const SELINUX: &str = r#"
+export PATH=/usr/bin:/bin CORACLE_BIN=/init RUST_BACKTRACE=0 CORACLE_TEST_SELINUX=1
+/bin/busybox --install -s /bin
+mkdir -p /tmp /run
+chmod 1777 /tmp
+mount -t selinuxfs selinuxfs /sys/fs/selinux
+cat /policy >/sys/fs/selinux/load || { dmesg | tail -5; exit 1; }
+exec /tests --test-threads=2 selinux::
+"#;
+
+#[test]
+fn labels_of_selinux_are_given() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("selinux.sh"), SELINUX).unwrap();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oci/selinux.cil");
+    let compiled = Command::new("secilc")
+        .args(["--policyvers=33", "--filecontext=/dev/null", "--output"])
+        .args([path("policy").as_path(), Path::new(source)])
+        .status();
+    assert!(compiled.expect("secilc is installed by hack/install").success());
+    let ran = Guest::new()
+        .parameter("security=selinux")
+        .program("/tests", &built("tests", "oci")("oci"))
+        .file("/selinux.sh", path("selinux.sh"))
+        .file("/policy", path("policy"))
+        .run(&["/bin/sh", "/selinux.sh"], PATIENCE);
+    assert_eq!(ran.status, 0, "{}", ran.console);
+    assert!(ran.console.contains("test result: ok. 3 passed"), "{}", ran.console);
+}
+
 /// A profile that lets everything happen but writing to one directory.
 const PROFILE: &str = "abi <abi/3.0>,
 profile coracle-test flags=(attach_disconnected, mediate_deleted) {

@@ -358,6 +358,7 @@ impl Cluster {
             // Locally administered, and different on every machine of every cluster.
             network: Some((node.tap.clone(), [0x02, 0xc0, 0x4a, 0x1e, c, d])),
             accelerator,
+            parameters: Vec::new(),
         };
         Ok(machine.start()?)
     }

@@ -42,6 +42,8 @@ pub struct Machine {
     pub network: Option<(String, [u8; 6])>,
     /// How its instructions run.
     pub accelerator: Accelerator,
+    /// What its kernel is told beside what every machine's is.
+    pub parameters: Vec<String>,
 }
 
 /// Why a machine does not do what it should.
@@ -113,7 +115,8 @@ impl Machine {
         // The other kind of first file system stops growing at half of the memory. Without a disk, images are kept in it, and
         // then it must be that other kind, which has extended attributes.
         let root = if self.disk { " rootfstype=ramfs" } else { "" };
-        add(&["-append", &format!("console=ttyS0 quiet panic=-1 cgroup_no_v1=all{root}")]);
+        let more: String = self.parameters.iter().map(|parameter| format!(" {parameter}")).collect();
+        add(&["-append", &format!("console=ttyS0 quiet panic=-1 cgroup_no_v1=all{root}{more}")]);
         add(&[
             "-chardev",
             &format!("file,id=console,append=on,path={}", path("console.log")),
@@ -192,6 +195,7 @@ mod tests {
             disk: true,
             network: Some(("tap0".into(), [2, 0, 0, 0, 0, 10])),
             accelerator: Accelerator::Emulation,
+            parameters: Vec::new(),
         };
         let line = machine.arguments().join(" ");
         for part in [

@@ -17,5 +17,6 @@ mod mounts;
 mod namespaces;
 mod process;
 mod seccomp;
+mod selinux;
 mod support;
 mod trace;
