@@ -6,6 +6,7 @@
 //! Every resource is watched and cached once for all controllers. Queues carry keys; what failed is tried again,
 //! later and later, and never given up.
 
+mod bootstrap_token;
 mod context;
 mod cron_job;
 mod daemon_set;
@@ -86,6 +87,7 @@ async fn hold_the_helm(
         Some(informers) => Context { client, informers },
         None => Context::new(client, &mut group),
     };
+    bootstrap_token::start(&context, &mut group);
     cron_job::start(&context, &mut group);
     daemon_set::start(&context, &mut group);
     deployment::start(&context, &mut group);

@@ -29,6 +29,7 @@
 mod address;
 mod attachment;
 mod bridge;
+mod changes;
 mod config;
 mod conntrack;
 mod error;
@@ -41,6 +42,7 @@ mod netns;
 mod nft;
 mod node_routes;
 mod service;
+mod sys;
 mod sysctl;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +53,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 
 pub use attachment::Attachment;
+pub use changes::Changes;
 pub use config::{Config, ConfigError};
 pub use error::{Error, Warning};
 pub use host_port::{HostPort, Protocol};

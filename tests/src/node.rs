@@ -52,6 +52,11 @@ impl Node {
         child.wait().expect("wait");
     }
 
+    /// Whether the process that was started is still there.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_none()))
+    }
+
     /// How the agent ended.
     ///
     /// # Panics

@@ -91,12 +91,28 @@ fn a_machine_joins_by_a_token_and_stays_itself_when_its_address_changes() {
         assert!(found.contains(&address), "{found}");
     }
 
+    // Addresses that are another node's are refused.
+    let mut three = node(&switch, "n3", "192.0.2.3");
+    three.start(&["--token", token, "--node-cidr", "10.42.1.0/24"]);
+    assert!(!three.wait().success());
+    let refused = "--node-cidr 10.42.1.0/24 overlaps with 10.42.1.0/24, the pod addresses of node n2";
+    assert!(three.log().contains(refused), "{}", three.log());
+    drop(three);
+
     // Removed tokens are no longer believed; who has joined stays.
     cluster.coracle(&["token", "delete", &bearer[..6]]).ok();
-    let mut three = node(&switch, "n3", "192.0.2.3");
+    let mut three = node(&switch, "n4", "192.0.2.4");
     three.start(&["--token", token]);
     assert!(!three.wait().success());
     assert!(three.log().contains("Unauthorized"), "{}", three.log());
+
+    // Those whose time is over go by themselves.
+    let short = cluster.coracle(&["token", "create", "--ttl", "1s", "abcdef.0123456789abcdef"]).ok();
+    assert!(short.contains("abcdef"), "{short}");
+    eventually("the token is gone", || {
+        let output = cluster.kubectl(["-n", "kube-system", "get", "secret", "bootstrap-token-abcdef"]);
+        if output.stderr.contains("NotFound") { Ok(()) } else { Err(format!("{output:?}")) }
+    });
 
     // Another address: the same node, with the same pods.
     let uid = cluster.kubectl(["get", "node", "n2", "-o", "jsonpath={.metadata.uid}"]).ok();
@@ -113,6 +129,36 @@ fn a_machine_joins_by_a_token_and_stays_itself_when_its_address_changes() {
         let output = cluster.kubectl(["exec", "on-n1", "--", "sh", "-c", &script]);
         if output.stdout.contains("on-n2") { Ok(()) } else { Err(format!("{output:?}")) }
     });
+    // And another one while the agent runs: it notices, and everything follows.
+    two.machine.run("ip", ["address", "delete", "192.0.2.22/24", "dev", "eth0"]).ok();
+    two.machine.run("ip", ["address", "add", "192.0.2.23/24", "dev", "eth0"]).ok();
+    let internal = "jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}";
+    eventually("the node reports its new address", || {
+        let address = cluster.kubectl(["get", "node", "n2", "-o", internal]).ok();
+        if address == "192.0.2.23" { Ok(()) } else { Err(format!("{address}\n{}", two.log())) }
+    });
+    eventually("pods on the node are reached at its new address", || {
+        let output = cluster.kubectl(["exec", "on-n2", "--", "echo", "in it"]);
+        if output.success { Ok(output.stdout) } else { Err(format!("{output:?}\n{}", two.log())) }
+    });
+    for from in ["on-n1", "on-n2"] {
+        eventually("both pods answer behind the service", || {
+            let script =
+                format!("for i in 1 2 3 4; do timeout 5 wget -q -O - http://{address}; done | sort -u");
+            match cluster.kubectl(["exec", from, "--", "sh", "-c", &script]) {
+                output if output.stdout == "on-n1\non-n2\n" => Ok(()),
+                output => Err(format!("{output:?}\n{}", two.log())),
+            }
+        });
+    }
+    // The same address again: a link that was down has lost its routes.
+    two.machine.run("ip", ["link", "set", "eth0", "down"]).ok();
+    two.machine.run("ip", ["link", "set", "eth0", "up"]).ok();
+    eventually("routes come back with the link", || {
+        let output = cluster.kubectl(["exec", "on-n1", "--", "sh", "-c", &script]);
+        if output.stdout.contains("on-n2") { Ok(()) } else { Err(format!("{output:?}")) }
+    });
+    assert!(two.is_running(), "{}", two.log());
     assert_eq!(cluster.kubectl(["get", "node", "n2", "-o", "jsonpath={.metadata.uid}"]).ok(), uid);
     let restarts = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
     assert_eq!(cluster.kubectl(["get", "pods", "-o", restarts]).ok(), "0 0");

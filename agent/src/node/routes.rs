@@ -13,6 +13,9 @@ use tracing::{info, warn};
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(60));
 
+/// A change of a machine's addresses comes in several parts.
+const SETTLED: Duration = Duration::from_millis(300);
+
 /// Follows the nodes and keeps this machine's routes to their pods until told to stop. The routes stay.
 pub async fn follow(client: Client, own: String, network: Network, stop: CancellationToken) {
     let informer = Informer::with_trim(client.all::<Node>(), trim);
@@ -24,17 +27,22 @@ pub async fn follow(client: Client, own: String, network: Network, stop: Cancell
         () = nodes.wait_synced() => {}
     }
     let cluster = network.config().cluster_cidr;
-    let mut done = None;
+    // A link that goes down takes its routes along, and an address those that it was needed for.
+    let mut machine = network::Changes::open()
+        .inspect_err(|error| warn!(error = %ErrorChain(error), "lost routes to other nodes are not noticed"))
+        .ok();
+    let (mut done, mut said) = (None, None);
     let mut failures = 0;
     loop {
         let wanted = wanted(nodes.list().iter().map(AsRef::as_ref), &own, cluster);
         if done.as_ref() != Some(&wanted) {
             match network.sync_node_routes(wanted.clone()).await {
                 Ok(()) => {
-                    if !wanted.is_empty() || done.is_some() {
+                    if said.as_ref() != Some(&wanted) && (!wanted.is_empty() || said.is_some()) {
                         info!(nodes = wanted.len(), "routes to the pods of other nodes are up to date");
                     }
                     failures = 0;
+                    said = Some(wanted.clone());
                     done = Some(wanted);
                 }
                 Err(error) => {
@@ -46,6 +54,10 @@ pub async fn follow(client: Client, own: String, network: Network, stop: Cancell
         tokio::select! {
             () = stop.cancelled() => break,
             _ = changes.next() => {}
+            () = changed(&mut machine) => {
+                done = None;
+                tokio::time::sleep(SETTLED).await;
+            }
             () = tokio::time::sleep(BACKOFF.delay(failures)), if failures > 0 => {}
         }
         // Nodes often come several at a time.
@@ -53,6 +65,15 @@ pub async fn follow(client: Client, own: String, network: Network, stop: Cancell
     }
     // It ends by the same token.
     drop(running);
+}
+
+/// Waits until this machine's addresses or routes have changed.
+async fn changed(machine: &mut Option<network::Changes>) {
+    let Some(changes) = machine else { return std::future::pending().await };
+    if let Err(error) = changes.next().await {
+        warn!(error = %ErrorChain(&error), "lost routes to other nodes are not noticed any more");
+        *machine = None;
+    }
 }
 
 /// The routes of a node: to each other node's pod range, by way of its address.

@@ -99,6 +99,10 @@ pub(crate) async fn start(
     };
     let stop = group.stop().clone();
     group.spawn("agent", agent::run(config, Some(client), stop.clone()));
+    // One that was given is the administrator's word.
+    if args.node_ip.is_none() {
+        group.spawn("this machine's address", super::address::follow(node.address, stop.clone()));
+    }
     group.spawn_infallible("proxy's keeper", proxy_process::supervise(instance.clone(), node.clone(), stop));
     Ok(())
 }

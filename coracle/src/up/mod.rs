@@ -1,5 +1,6 @@
 //! Builds the parts of an instance and runs them until a signal says that it is enough.
 
+mod address;
 mod agent;
 pub(crate) mod control_plane;
 mod directory;
@@ -137,11 +138,19 @@ async fn settled(
     client: &client::Client,
 ) -> anyhow::Result<Node> {
     let node = Node::new(instance, cluster, args)?;
-    if args.node_cidr.is_some() || range::remembered(instance).is_some() {
-        return Ok(node);
+    match (&args.node_cidr, range::remembered(instance)) {
+        (None, Some(_)) => Ok(node),
+        (None, None) => {
+            range::ask(instance, client, &node.name).await?;
+            Node::new(instance, cluster, args)
+        }
+        (Some(_), remembered) => {
+            if remembered != Some(node.network.pod_cidr) {
+                range::bring(instance, client, &node.name, node.network.pod_cidr).await?;
+            }
+            Ok(node)
+        }
     }
-    range::ask(instance, client, &node.name).await?;
-    Node::new(instance, cluster, args)
 }
 
 async fn start_agent(
@@ -231,7 +240,10 @@ fn run(
     });
     // What still runs on blocking threads is not waited for: it is repeated on the next start.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    result
+    match result {
+        Err(error) if address::is_cause(&error) => Err(address::begin_again(&error)),
+        result => result,
+    }
 }
 
 /// Many pods and connections need many descriptors; the hard limit is the administrator's word.

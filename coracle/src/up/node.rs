@@ -128,10 +128,15 @@ impl Node {
         Ok(Self { name: instance::node_name(args.node_name.as_deref())?, address, names, cluster, network })
     }
 
+    /// A proxy of another version of this program, or of another address of this machine, is replaced.
+    pub(crate) fn proxy_version(&self) -> String {
+        format!("{} at {}", env!("CARGO_PKG_VERSION"), self.address)
+    }
+
     /// What the proxy process of this node is made from.
     pub(crate) fn proxy_config(&self, instance: &Instance, source: proxy::Source) -> proxy::Config {
         proxy::Config {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: self.proxy_version(),
             source,
             node_name: self.name.clone(),
             node_addresses: vec![

@@ -37,10 +37,9 @@ pub(crate) async fn supervise(instance: Instance, node: Node, stop: Cancellation
     let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     let mut failures = 0;
     loop {
-        let launched = proxy::ensure_running(&instance.proxy_dir(), env!("CARGO_PKG_VERSION"), || {
-            spawn(&instance, &node)
-        })
-        .await;
+        let launched =
+            proxy::ensure_running(&instance.proxy_dir(), &node.proxy_version(), || spawn(&instance, &node))
+                .await;
         let (pid, child) = match launched {
             Ok(Launched::Found(pong)) => {
                 info!(pid = pong.pid, "found the proxy of an earlier start");

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use apiserver::pki::write_private;
-use client::{Backoff, Client, Informer, ObjectKey};
+use client::{Backoff, Client, Informer, ListParams, Object as _, ObjectKey};
 use ipnet::Ipv4Net;
 use manifests::k8s_openapi::api::core::v1::Node;
 use manifests::k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -63,6 +63,68 @@ pub(crate) async fn ask(instance: &Instance, client: &Client, node: &str) -> any
     Ok(share)
 }
 
+/// Makes sure that the share which this node brings along is nobody else's, and remembers it.
+pub(crate) async fn bring(
+    instance: &Instance,
+    client: &Client,
+    node: &str,
+    own: Ipv4Net,
+) -> anyhow::Result<()> {
+    let mut failures = 0;
+    let nodes = loop {
+        let error = match client.all::<Node>().list_all(&ListParams::default()).await {
+            Ok(list) => break list.items,
+            Err(error) => error,
+        };
+        if error.class() != client::ErrorClass::Retry {
+            return Err(error).context("asking which addresses other nodes have");
+        }
+        failures += 1;
+        if failures == 1 {
+            warn!(error = %client::ErrorChain(&error), "the other nodes are not known yet; trying again");
+        }
+        tokio::time::sleep(BACKOFF.delay(failures)).await;
+    };
+    if let Some((other, theirs)) = taken(&nodes, node, own) {
+        bail!(
+            "--node-cidr {own} overlaps with {theirs}, the pod addresses of node {other}: give another range, or none"
+        );
+    }
+    write_private(&instance.node_cidr_file(), own.to_string().as_bytes())?;
+    Ok(())
+}
+
+/// Another node with addresses of the range.
+fn taken<'a>(nodes: &'a [Node], own: &str, range: Ipv4Net) -> Option<(&'a str, Ipv4Net)> {
+    nodes.iter().filter(|node| node.name() != own).find_map(|node| {
+        let theirs = share(node).filter(|theirs| theirs.contains(&range) || range.contains(theirs))?;
+        Some((node.name(), theirs))
+    })
+}
+
 fn share(node: &Node) -> Option<Ipv4Net> {
     node.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_taken_by_another_node_only() {
+        let node = |name: &str, range: &str| -> Node {
+            let object = serde_json::json!({"metadata": {"name": name}, "spec": {"podCIDR": range}});
+            serde_json::from_value(object).unwrap()
+        };
+        let nodes = [node("a", "10.42.0.0/24"), node("b", "10.42.4.0/22"), node("c", "")];
+        let check = |own: &str, range: &str, expected: Option<&str>| {
+            let found = taken(&nodes, own, range.parse().unwrap());
+            assert_eq!(found.map(|(name, _)| name), expected, "{own} {range}");
+        };
+        check("a", "10.42.0.0/24", None);
+        check("b", "10.42.0.0/24", Some("a"));
+        check("c", "10.42.5.0/24", Some("b"));
+        check("c", "10.42.0.0/16", Some("a"));
+        check("c", "10.42.1.0/24", None);
+    }
 }

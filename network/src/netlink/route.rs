@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -19,6 +20,8 @@ const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const GROUP_LINK: u32 = 1;
+const GROUP_IPV4_ADDRESS: u32 = 5;
+const GROUP_IPV4_ROUTE: u32 = 7;
 const TABLE_MAIN: u8 = 254;
 const TABLE_LOCAL: u8 = 255;
 /// Who made a route to another node; none of the numbers that routing daemons have taken.
@@ -97,6 +100,19 @@ impl RouteSocket {
         let mut socket = Self::open()?;
         socket.0.subscribe(GROUP_LINK)?;
         Ok(socket)
+    }
+
+    /// A socket that hears of every change of this machine's IPv4 addresses and routes.
+    pub(crate) fn address_changes() -> Result<Self, NetlinkError> {
+        let mut socket = Self::open()?;
+        socket.0.subscribe(GROUP_IPV4_ADDRESS)?;
+        socket.0.subscribe(GROUP_IPV4_ROUTE)?;
+        Ok(socket)
+    }
+
+    /// For those who wait for more than one thing.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.descriptor()
     }
 
     /// Waits for the next change; `false` when there was none within `patience`.

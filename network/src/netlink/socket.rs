@@ -4,7 +4,7 @@
 //! part). Nothing here waits for an event.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_sys::SocketAddr;
@@ -67,6 +67,10 @@ impl Socket {
             Ok(())
         })?;
         Ok(found)
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Makes the socket hear what the kernel tells everybody about a subject.
