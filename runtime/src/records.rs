@@ -88,6 +88,13 @@ impl Records {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     let _ = fs::remove_dir_all(self.state_directory(&name));
                 }
+                // A power failure took it, and the sandbox too; who is to have one of this name could not otherwise make it.
+                Err(_) if is_torn(&path) && matches!(self.lock(&name), Ok(Some(_))) => {
+                    tracing::warn!(path = %path.display(), "a power failure has taken the description; removed");
+                    if let Err((path, error)) = self.remove_sandbox(&name) {
+                        tracing::warn!(path = %path.display(), %error, "cannot be removed");
+                    }
+                }
                 Ok(_) => tracing::warn!(path = %path.display(), "describes another sandbox"),
                 Err(error) => tracing::warn!(path = %path.display(), %error, "cannot be read"),
             }
@@ -186,6 +193,11 @@ fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
+/// Whether a file is there without its end: what is written and not synced may be missing after a power failure.
+fn is_torn(path: &Path) -> bool {
+    fs::read(path).is_ok_and(|bytes| bytes.last() != Some(&b'}'))
+}
+
 /// Writes beside and renames, so that nobody reads half of it. It is not synced: a description that a power
 /// failure takes belongs to a container that the power failure took as well.
 fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
@@ -229,8 +241,19 @@ mod tests {
         assert_eq!(records.create_sandbox(&spec).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         // What an interrupted creation leaves.
         fs::create_dir(state.join("half")).unwrap();
-        assert_eq!(records.sandboxes(), [spec]);
+        assert_eq!(records.sandboxes(), [spec.clone()]);
         assert!(!state.join("half").exists());
+        // What a power failure leaves; one that somebody keeps is left alone.
+        for (name, torn) in [("empty", ""), ("part", "{\"id\":"), ("kept", "")] {
+            fs::create_dir_all(state.join(name).join("containers")).unwrap();
+            fs::write(state.join(name).join("sandbox.json"), torn).unwrap();
+        }
+        let kept = records.lock("kept").unwrap();
+        assert_eq!(records.sandboxes(), [SandboxSpec::clone(&spec)]);
+        assert_eq!(names(&state), ["kept", "one"]);
+        drop(kept);
+        assert_eq!(records.sandboxes(), [SandboxSpec::clone(&spec)]);
+        assert_eq!(names(&state), ["one"]);
 
         let lock = records.lock("one").unwrap();
         assert!(lock.is_some());
