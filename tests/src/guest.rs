@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vm::accel::Accelerator;
 use vm::guest::{Config, ENDED};
-use vm::initramfs::{self, Extra};
+use vm::initramfs::{self, Extra, Init};
 use vm::machine::{self, Machine};
 
 use crate::coracle;
@@ -96,7 +96,9 @@ impl Guest {
         let kernel = vm::kernel::at(&guest_kernel()).expect("a kernel");
         let init = coracle();
         let guest = self.libraries_of(&init);
-        initramfs::write_base(&path("base"), &init, kernel.modules.as_deref()).expect("the initramfs");
+        let binary = initramfs::read_program(&init).expect("the binary");
+        initramfs::write_base(&path("base"), Init::Program(&binary), kernel.modules.as_deref())
+            .expect("the initramfs");
         let config = Config {
             hostname: "guest".to_owned(),
             program: program.iter().map(|word| (*word).to_owned()).collect(),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use tests::Guest;
+use tests::{Guest, guest_kernel};
 
 /// Emulated, the guest is some ten times slower than this machine.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -99,6 +99,51 @@ fn a_cluster_runs_on_cgroup_v2_below_process_number_one() {
     assert_eq!(said("hog"), "OOMKilled 137");
     assert_eq!(said("backends"), "3");
     assert_eq!(said("left"), "0 0");
+}
+
+/// As a boot loader starts it, on a machine that nobody prepared an archive for: a kernel, `vm build`, and a line.
+#[test]
+fn what_vm_build_writes_boots_by_the_kernels_command_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let kernel = guest_kernel();
+    let built = Command::new(tests::coracle())
+        .args(["vm", "build", "--kernel"])
+        .arg(&kernel)
+        .arg(path("archive"))
+        .output();
+    let built = built.unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let boot = |line: &str| {
+        let line = format!("console=ttyS0 quiet panic=-1 no_timer_check {line}");
+        let mut command = Command::new("timeout");
+        command.arg(PATIENCE.as_secs().to_string()).arg(vm::machine::QEMU);
+        command.args([
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-m",
+            "384",
+            "-accel",
+            "tcg",
+            "-serial",
+            "stdio",
+        ]);
+        command.arg("-kernel").arg(&kernel).arg("-initrd").arg(path("archive")).args(["-append", &line]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).replace('\r', "")
+    };
+    let console = boot(r#"coracle.hostname=metal coracle.once coracle.run="get --help""#);
+    assert!(
+        console.contains("Usage: coracle get") && console.contains("the program ended with status 0"),
+        "{console}"
+    );
+    // A mistake is told, and the machine is off.
+    let console = boot("coracle.adress=192.0.2.2/24 coracle.run=up");
+    let words = "coracle guest: it does not come up: coracle.adress=192.0.2.2/24 on the kernel's command line is not understood";
+    assert!(console.contains(words), "{console}");
 }
 
 /// Builds a package's test, and gives what was built by name.

@@ -18,6 +18,15 @@ pub enum Accelerator {
 }
 
 impl Accelerator {
+    /// For the kernel's command line.
+    pub(crate) fn kernel(self) -> &'static str {
+        match self {
+            Self::Kvm => "",
+            // An emulated timer is late when the host is busy, which is no reason to panic.
+            Self::Emulation => " no_timer_check",
+        }
+    }
+
     /// For the command line.
     pub(crate) fn arguments(self) -> &'static [&'static str] {
         match self {

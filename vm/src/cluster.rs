@@ -10,6 +10,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -20,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::accel::Accelerator;
 use crate::control::{self, ControlError, Hex, PART, Request, Response};
-use crate::guest::Config;
-use crate::initramfs;
+use crate::guest::{Config, DATA};
+use crate::initramfs::{self, Init};
 use crate::kernel::Kernel;
 use crate::machine::{self, Machine, MachineError};
 use crate::qmp::{Qmp, QmpError};
@@ -30,6 +31,10 @@ use crate::sys;
 /// A guest that was asked to switch off has this long.
 const SHUTDOWN: Duration = Duration::from_secs(30);
 const STATE: &str = "cluster.json";
+/// The guests' program, while their disks are made.
+const PROGRAM: &str = "program";
+/// The directory for it on a disk.
+const PROGRAMS: &str = "guest";
 
 /// What a cluster is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +54,9 @@ pub struct State {
     pub memory: u32,
     /// Processors of each machine.
     pub cpus: u32,
+    /// Name of the file on each disk that is the guests' program; none where they run it from memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
     /// The machines; the first one has the control plane.
     pub nodes: Vec<NodeState>,
 }
@@ -212,6 +220,7 @@ impl Cluster {
             modules: plan.kernel.modules.clone(),
             memory: plan.memory,
             cpus: plan.cpus,
+            program: None,
             nodes: nodes.collect(),
         };
         let cluster = Self { directory: directory.to_owned(), state };
@@ -276,9 +285,15 @@ impl Cluster {
         Ipv4Addr::from(u32::from(self.state.subnet.network()) + 1)
     }
 
-    /// Makes a machine's disk with the content of a folder. Blocks.
+    /// Makes a machine's disk with the content of a folder, and the guests' program. Blocks.
     pub fn make_disk(&self, node: &NodeState, content: &Path, bytes: u64) -> Result<(), Error> {
         let path = self.node_directory(node).join("disk.img");
+        if let Some(name) = &self.state.program {
+            let to = content.join(name);
+            let linked = fs::create_dir_all(content.join(PROGRAMS))
+                .and_then(|()| fs::hard_link(self.directory.join(PROGRAM), &to));
+            linked.map_err(|source| Error::File { path: to, source })?;
+        }
         let size = format!("{}k", bytes / 1024);
         let output = Command::new("mkfs.ext4")
             .args(["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-d"])
@@ -296,9 +311,25 @@ impl Cluster {
         Err(Error::Disk { path, words: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
     }
 
-    /// Writes what all guests boot into. Blocks.
-    pub fn write_initramfs(&self, binary: &Path) -> Result<(), Error> {
-        Ok(initramfs::write_base(&self.directory.join("initramfs"), binary, self.state.modules.as_deref())?)
+    /// Writes what all guests boot into, and what goes onto their disks. Blocks.
+    pub fn write_program(&mut self, binary: &Path) -> Result<(), Error> {
+        let program = initramfs::read_program(binary)?;
+        let name = format!("{PROGRAMS}/coracle");
+        let on_disk = format!("{DATA}/{name}");
+        let init = Init::OnDisk(&on_disk);
+        initramfs::write_base(&self.directory.join("initramfs"), init, self.state.modules.as_deref())?;
+        let path = self.directory.join(PROGRAM);
+        let fail = |source| Error::File { path: path.clone(), source };
+        fs::write(&path, &program).map_err(fail)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(fail)?;
+        self.state.program = Some(name);
+        Ok(())
+    }
+
+    /// Removes what only new disks need. Blocks.
+    pub fn forget_program(&self) -> Result<(), Error> {
+        let path = self.directory.join(PROGRAM);
+        fs::remove_file(&path).map_err(|source| Error::File { path, source })
     }
 
     /// The machines' network on the host: bridge, the way out, and nothing that is not there already.
@@ -475,6 +506,7 @@ mod tests {
                 modules: None,
                 memory: 1,
                 cpus: 1,
+                program: None,
                 nodes: vec![node.clone()],
             },
         };
@@ -488,6 +520,10 @@ mod tests {
             .spawn()
             .unwrap();
         fs::write(home.join("pid"), process.id().to_string()).unwrap();
+        // Between the start of a program and its first instruction there is a moment in which it has no command line.
+        while !cluster.is_running(&node) {
+            std::thread::yield_now();
+        }
         let listener = UnixListener::bind(home.join("control.sock")).unwrap();
         std::thread::spawn(move || {
             for stream in listener.incoming() {

@@ -116,7 +116,9 @@ impl Machine {
         // then it must be that other kind, which has extended attributes.
         let root = if self.disk { " rootfstype=ramfs" } else { "" };
         let more: String = self.parameters.iter().map(|parameter| format!(" {parameter}")).collect();
-        add(&["-append", &format!("console=ttyS0 quiet panic=-1 cgroup_no_v1=all{root}{more}")]);
+        let accelerator = self.accelerator.kernel();
+        let line = format!("console=ttyS0 quiet panic=-1 cgroup_no_v1=all{root}{accelerator}{more}");
+        add(&["-append", &line]);
         add(&[
             "-chardev",
             &format!("file,id=console,append=on,path={}", path("console.log")),

@@ -19,6 +19,7 @@ use vm::accel::{self, Accelerator};
 use vm::cluster::{Cluster, NodeState, Plan};
 use vm::control::Response;
 use vm::guest::Config;
+use vm::initramfs::Init;
 
 use super::output::align;
 use super::{ExitStatus, print, say};
@@ -178,7 +179,8 @@ pub(crate) async fn run(args: VmArgs) -> anyhow::Result<()> {
         }
         VmCommand::Build(args) => {
             let kernel = kernel(args.kernel.as_deref())?;
-            vm::initramfs::write_base(&args.output, &own_binary()?, kernel.modules.as_deref())?;
+            let program = vm::initramfs::read_program(&own_binary()?)?;
+            vm::initramfs::write_base(&args.output, Init::Program(&program), kernel.modules.as_deref())?;
             say(format_args!("{} goes with {}", args.output.display(), kernel.image.display()))
         }
     }
@@ -241,7 +243,8 @@ fn create(directory: &Path, plan: &Plan, instance: &InstanceArgs) -> anyhow::Res
     }
     instance::create_private_directory(directory)
         .with_context(|| format!("creating {}", directory.display()))?;
-    let cluster = Cluster::create(directory, plan)?;
+    let mut cluster = Cluster::create(directory, plan)?;
+    cluster.write_program(&own_binary()?)?;
     let pki = Pki::open(directory.join("pki"))?;
     let server = cluster.state.nodes.first().context("a cluster has a machine")?;
     let url = format!("https://{}:{PORT}", server.address);
@@ -261,7 +264,7 @@ fn create(directory: &Path, plan: &Plan, instance: &InstanceArgs) -> anyhow::Res
         cluster.make_disk(node, &content, DISK)?;
         fs::remove_dir_all(&content).with_context(|| format!("removing {}", content.display()))?;
     }
-    cluster.write_initramfs(&own_binary()?)?;
+    cluster.forget_program()?;
     cluster.save()?;
     Ok(cluster)
 }
@@ -377,6 +380,7 @@ fn config(cluster: &Cluster, node: &NodeState, number: usize) -> Config {
             .map(|node| (node.name.clone(), node.address))
             .collect::<BTreeMap<_, _>>(),
         disk: true,
+        device: None,
         program,
         once: false,
     }

@@ -10,9 +10,9 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_
 use rustix::process::{chdir, chroot};
 use rustix::system::{RebootCommand, finit_module, reboot, sethostname};
 
-use super::{CONFIG, Config, DATA, MODULES};
+use super::command_line::{self, Misunderstood};
+use super::{BINARY, CONFIG, Config, DATA, DISK, MODULES};
 
-const DISK: &str = "/dev/vda";
 /// A disk appears a moment after its driver.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -25,6 +25,12 @@ pub enum BootError {
     /// Its content.
     #[error("{CONFIG} is not a guest's configuration")]
     Malformed(#[source] serde_json::Error),
+    /// The kernel's command line.
+    #[error(transparent)]
+    CommandLine(#[from] Misunderstood),
+    /// Neither says what runs.
+    #[error("nothing to run: the kernel's command line has no coracle.run=\"…\", and there is no {CONFIG}")]
+    Nothing,
     /// A root that containers can leave.
     #[error("moving the root file system")]
     Root(#[source] io::Error),
@@ -32,7 +38,7 @@ pub enum BootError {
     #[error("mounting {what} on {target}")]
     Mount {
         /// Kind of file system, or device.
-        what: &'static str,
+        what: String,
         /// Where.
         target: &'static str,
         /// Why.
@@ -64,15 +70,31 @@ pub enum BootError {
     #[error("setting up the network")]
     Network(#[from] network::Error),
     /// The disk.
-    #[error("no disk appears as {DISK}")]
-    NoDisk,
+    #[error("no disk appears as {device}")]
+    NoDisk {
+        /// Its name.
+        device: String,
+    },
 }
 
-pub(crate) fn boot() -> Result<Config, BootError> {
-    let text = fs::read(CONFIG).map_err(BootError::Config)?;
-    let config: Config = serde_json::from_slice(&text).map_err(BootError::Malformed)?;
-    leave_rootfs().map_err(BootError::Root)?;
+fn read_config() -> Result<Config, BootError> {
+    let archive = match fs::read(CONFIG) {
+        Ok(text) => Some(serde_json::from_slice(&text).map_err(BootError::Malformed)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(BootError::Config(error)),
+    };
+    let line = fs::read_to_string("/proc/cmdline").map_err(BootError::Config)?;
+    command_line::config(&line, archive)?.ok_or(BootError::Nothing)
+}
+
+/// `from_disk` says that the disk is mounted, and that this program runs off it.
+pub(crate) fn boot(from_disk: bool) -> Result<Config, BootError> {
+    leave_rootfs(from_disk).map_err(BootError::Root)?;
     mount_system()?;
+    if from_disk {
+        keep_name().map_err(|source| BootError::Write { path: BINARY.into(), source })?;
+    }
+    let config = read_config()?;
     load_modules()?;
     sethostname(config.hostname.as_bytes()).map_err(|error| BootError::Hostname(error.into()))?;
     write_names(&config)?;
@@ -80,18 +102,28 @@ pub(crate) fn boot() -> Result<Config, BootError> {
     if let Some(address) = config.address {
         network::host::configure("eth0", address, config.gateway)?;
     }
-    if config.disk {
-        mount_disk()?;
+    if config.disk && !from_disk {
+        mount_disk(config.device.as_deref().unwrap_or(DISK))?;
     }
     Ok(config)
 }
 
+/// Who looks for this program at its usual place finds it. It is there at every moment: without it this machine could start nothing.
+fn keep_name() -> io::Result<()> {
+    const BESIDE: &str = "/init.new";
+    std::os::unix::fs::symlink(std::env::current_exe()?, BESIDE)?;
+    fs::rename(BESIDE, BINARY)
+}
+
 /// The kernel's first file system cannot be left by pivot_root(2), which containers need. Bound onto itself and moved
 /// over the root, it is a mount like any other.
-fn leave_rootfs() -> io::Result<()> {
+fn leave_rootfs(from_disk: bool) -> io::Result<()> {
     const ROOT: &str = "/root";
     fs::create_dir_all(ROOT)?;
     mount_bind("/", ROOT)?;
+    if from_disk {
+        mount_move(DATA, format!("{ROOT}{DATA}"))?;
+    }
     chdir(ROOT)?;
     mount_move(".", "/")?;
     chroot(".")?;
@@ -118,7 +150,7 @@ fn mount_system() -> Result<(), BootError> {
         ("tmpfs", "/tmp", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=1777")),
         ("cgroup2", "/sys/fs/cgroup", quiet, Some(c"nsdelegate")),
     ] {
-        let fail = |source: io::Error| BootError::Mount { what: kind, target, source };
+        let fail = |source: io::Error| BootError::Mount { what: kind.to_owned(), target, source };
         match fs::create_dir_all(target) {
             // The kernel makes the directories below /sys itself.
             Err(_) if target.starts_with("/sys/") => {}
@@ -176,17 +208,17 @@ fn write_names(config: &Config) -> Result<(), BootError> {
     write("/etc/group", "root:x:0:\n".to_owned())
 }
 
-fn mount_disk() -> Result<(), BootError> {
-    let fail = |source: io::Error| BootError::Mount { what: DISK, target: DATA, source };
+fn mount_disk(device: &str) -> Result<(), BootError> {
+    let fail = |source: io::Error| BootError::Mount { what: device.to_owned(), target: DATA, source };
     let deadline = Instant::now() + PATIENCE;
-    while !fs::exists(DISK).unwrap_or(false) {
+    while !fs::exists(device).unwrap_or(false) {
         if Instant::now() >= deadline {
-            return Err(BootError::NoDisk);
+            return Err(BootError::NoDisk { device: device.to_owned() });
         }
         std::thread::sleep(Duration::from_millis(10));
     }
     fs::create_dir_all(DATA).map_err(fail)?;
-    mount(DISK, DATA, "ext4", MountFlags::NODEV | MountFlags::NOSUID, None)
+    mount(device, DATA, "ext4", MountFlags::NODEV | MountFlags::NOSUID, None)
         .map_err(|error| fail(error.into()))
 }
 

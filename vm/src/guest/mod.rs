@@ -4,6 +4,7 @@
 //! what the host asks over the second serial port ([`crate::control`]).
 
 mod boot;
+mod command_line;
 mod reaper;
 mod serve;
 
@@ -21,6 +22,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 pub use boot::BootError;
+pub use command_line::Misunderstood;
 use reaper::Reaper;
 #[cfg(test)]
 pub(crate) use serve::answer_file;
@@ -31,6 +33,10 @@ pub const CONFIG: &str = "/etc/coracle/guest.json";
 pub const MODULES: &str = "/lib/modules";
 /// This binary, in a guest.
 pub const BINARY: &str = "/init";
+/// The first argument of process number one when it runs off the disk.
+pub(crate) const FROM_DISK: &str = "--from-disk";
+/// The disk of a virtual machine.
+pub(crate) const DISK: &str = "/dev/vda";
 /// Where the disk is mounted.
 pub const DATA: &str = "/var/lib/coracle";
 
@@ -58,6 +64,9 @@ pub struct Config {
     /// Whether there is a disk (ext4) to be mounted at [`DATA`].
     #[serde(default)]
     pub disk: bool,
+    /// The disk's name [default: the first one of a virtual machine]
+    #[serde(default)]
+    pub device: Option<String>,
     /// Program and arguments; the program `coracle` is this binary.
     pub program: Vec<String>,
     /// Switch off when the program has ended, instead of starting it again.
@@ -68,15 +77,17 @@ pub struct Config {
 /// The line on the console that tells how a program that runs once has ended.
 pub const ENDED: &str = "coracle guest: the program ended with status";
 
-/// Whether this process is the first of a guest.
+/// Whether this process is the first of a guest. The kernel starts it under this name; who starts coracle as the first process of a
+/// container does not.
 pub fn is_init() -> bool {
-    std::process::id() == 1 && std::path::Path::new(CONFIG).exists()
+    std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == BINARY)
 }
 
 /// Runs the guest. Never returns: a kernel without its first process stops in panic.
 #[expect(clippy::print_stderr, reason = "standard output is the guest's console")]
 pub fn main() -> ! {
-    match boot::boot() {
+    let from_disk = std::env::args_os().nth(1).is_some_and(|first| first == FROM_DISK);
+    match boot::boot(from_disk) {
         Ok(config) => run(&config),
         Err(error) => {
             let mut cause: Option<&dyn std::error::Error> = Some(&error);

@@ -1,19 +1,21 @@
 //! What a guest boots into: the coracle binary as `/init`, and the modules of its kernel.
 //!
 //! ```text
-//!   /init                 this binary
+//!   /init                 this binary, or what starts it off the disk
 //!   /lib/modules/NN-x.ko  in the order in which they load
 //!   /etc/coracle/guest.json   what this guest is to be; in an archive of its own behind the first one
 //! ```
 
 mod cpio;
+mod elf;
 mod modules;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::guest::{CONFIG, Config, MODULES};
+use crate::guest::{BINARY, CONFIG, Config, DATA, DISK, FROM_DISK, MODULES};
+use crate::sys::stage;
 use cpio::Writer;
 pub use modules::ModuleError;
 
@@ -55,10 +57,24 @@ pub struct Extra {
     pub source: PathBuf,
 }
 
-/// Writes the part that all guests of one kernel share: compressed, so that little memory holds it while it unpacks.
-pub fn write_base(out: &Path, binary: &Path, module_tree: Option<&Path>) -> Result<(), Error> {
-    let fail = |source| Error::Write { path: out.to_owned(), source };
+/// A program as guests have it: without what is not mapped.
+pub fn read_program(binary: &Path) -> Result<Vec<u8>, Error> {
     let content = fs::read(binary).map_err(|source| Error::Read { path: binary.to_owned(), source })?;
+    Ok(elf::loadable(content))
+}
+
+/// What becomes process number one.
+#[derive(Debug, Clone, Copy)]
+pub enum Init<'a> {
+    /// This program, one of [`read_program`], which stays in memory.
+    Program(&'a [u8]),
+    /// The program with this name on the disk: what runs from there can leave the memory when nobody needs it.
+    OnDisk(&'a str),
+}
+
+/// Writes the part that all guests of one kernel share: compressed, so that little memory holds it while it unpacks.
+pub fn write_base(out: &Path, init: Init<'_>, module_tree: Option<&Path>) -> Result<(), Error> {
+    let fail = |source| Error::Write { path: out.to_owned(), source };
     let modules = module_tree.map_or(Ok(Vec::new()), |tree| modules::select(tree, modules::WANTED))?;
     // A guest may be booting from the file that was there before.
     let beside = out.with_extension("new");
@@ -74,15 +90,30 @@ pub fn write_base(out: &Path, binary: &Path, module_tree: Option<&Path>) -> Resu
         {
             writer.directory(directory, 0o755)?;
         }
-        writer.file("/init", 0o755, &content)?;
-        for (number, module) in modules.iter().enumerate() {
-            writer.file(&format!("{MODULES}/{number:03}-{}.ko", module.name), 0o644, &module.content)?;
+        let names: Vec<String> = modules
+            .iter()
+            .enumerate()
+            .map(|(number, module)| format!("{MODULES}/{number:03}-{}.ko", module.name))
+            .collect();
+        match init {
+            Init::Program(program) => writer.file(BINARY, 0o755, program)?,
+            Init::OnDisk(path) => writer.file(BINARY, 0o755, &first_stage(&names, path))?,
+        }
+        for (name, module) in names.iter().zip(&modules) {
+            writer.file(name, 0o644, &module.content)?;
         }
         let file = writer.finish()?.finish()?;
         file.sync_all()?;
         fs::rename(&beside, out)
     };
     write().map_err(fail)
+}
+
+/// Loads the modules, mounts the disk, and becomes the program there.
+fn first_stage(modules: &[String], program: &str) -> Vec<u8> {
+    let mut words: Vec<&str> = modules.iter().map(String::as_str).collect();
+    words.extend(["", "devtmpfs", "/dev", DISK, DATA, "ext4", program, BINARY, FROM_DISK]);
+    stage::program(&words)
 }
 
 /// Writes what makes one guest: its configuration and further files. The kernel unpacks it over the first archive.

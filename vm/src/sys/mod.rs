@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "ioctl numbers and structures are this module's business")]
 
+pub(crate) mod stage;
+
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd;
