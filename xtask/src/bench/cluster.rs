@@ -26,6 +26,25 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Starts `coracle up --nodes N`; returns as soon as the process is there.
+    pub(crate) fn start_nodes(nodes: usize) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("coracle-bench-").tempdir()?;
+        let mut cluster = Self::prepare(directory)?;
+        let mut command = cluster.command(&["up", "--log", "warn", "--nodes", &nodes.to_string()]);
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        command.args(["--listen", &format!("0.0.0.0:{port}")]);
+        command.args(["--pod-cidr", &format!("10.{}.0.0/16", cluster.net)]);
+        command.args(["--service-cidr", &format!("10.{}.0.0/16", cluster.net + 1)]);
+        command.stdout(Stdio::null()).stderr(std::fs::File::create(cluster.path("log"))?);
+        cluster.process = Some(command.spawn().context("starting coracle")?);
+        Ok(cluster)
+    }
+
+    /// An instance whose machines will have the image.
+    pub(crate) fn prepare_machines() -> anyhow::Result<Self> {
+        Self::prepare(tempfile::Builder::new().prefix("coracle-bench-").tempdir()?)
+    }
+
     /// Starts `coracle agent` on a directory of manifests, with room for as many pods as there are; answers when.
     pub(crate) fn start_directory(manifests: &[String]) -> anyhow::Result<(Self, Instant)> {
         let directory = tempfile::Builder::new().prefix("coracle-bench-").tempdir()?;
