@@ -1,13 +1,16 @@
 //! Sources of bind mounts, and the user namespaces that their ids are mapped by.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxNamespaceType;
 
 use super::OciError;
 use crate::child::open_bind;
 use crate::idmap;
-use crate::plan::IdMap;
 use crate::plan::step::Step;
+use crate::plan::{self, IdMap};
 
 /// The container's own user namespace, which mounts can be mapped as.
 #[derive(Debug, Clone, Copy)]
