@@ -29,7 +29,8 @@ fn busy_pods_become_more() {
         let top = cluster.kubectl(["top", "pod", "--no-headers"]);
         if top.stdout.contains("busy-") { Ok(()) } else { Err(top.stderr) }
     });
-    let path = "jsonpath={.status.currentReplicas} {.status.desiredReplicas} {.spec.metrics[0].resource.name}";
+    let path =
+        "jsonpath={.status.currentReplicas} {.status.desiredReplicas} {.spec.metrics[0].resource.name}";
     eventually("two pods", || {
         let shown = cluster.kubectl(["get", "hpa.v2.autoscaling", "busy", "-o", path]).ok();
         match shown.as_str() {

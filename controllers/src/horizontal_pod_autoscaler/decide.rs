@@ -86,9 +86,9 @@ impl Plan {
     }
 
     /// The target was told; or was not, and why.
-    pub(super) fn rescaled(&mut self, replicas: i32, why: &str, outcome: Result<(), &str>, now: Timestamp) {
-        match outcome {
-            Ok(()) => {
+    pub(super) fn rescaled(&mut self, replicas: i32, why: &str, failure: Option<&str>, now: Timestamp) {
+        match failure {
+            None => {
                 let message = format!("the HPA controller was able to update the target scale to {replicas}");
                 self.condition("AbleToScale", true, "SucceededRescale", &message, now);
                 let message = format!("New size: {replicas}; reason: {why}");
@@ -96,7 +96,7 @@ impl Plan {
                 self.status.desired_replicas = replicas;
                 self.status.last_scale_time = Some(Time(now));
             }
-            Err(error) => {
+            Some(error) => {
                 self.warn("FailedRescale", &format!("New size: {replicas}; reason: {why}; error: {error}"));
                 let message = format!("the HPA controller was unable to update the target scale: {error}");
                 self.condition("AbleToScale", false, "FailedUpdateScale", &message, now);

@@ -83,7 +83,7 @@ impl Controller {
                 let bounds = bounds(&autoscaler, current);
                 self.histories().entry(key.clone()).or_default().done(&bounds, replicas, now);
             }
-            plan.rescaled(replicas, &why, done.as_ref().map(|()| ()).map_err(String::as_str), now);
+            plan.rescaled(replicas, &why, done.err().as_deref(), now);
         }
         for (kind, reason, message) in plan.events {
             self.events.record(client::events::reference(&*autoscaler), kind, reason, message);

@@ -185,7 +185,7 @@ fn growing() {
     let metric = &plan.status.current_metrics.as_ref().unwrap()[0].resource.as_ref().unwrap().current;
     assert_eq!(metric.average_utilization, Some(100));
     assert_eq!(metric.average_value.as_ref().unwrap().0, "100m");
-    plan.rescaled(4, "x", Ok(()), now());
+    plan.rescaled(4, "x", None, now());
     assert_eq!((plan.status.current_replicas, plan.status.desired_replicas), (Some(2), 4));
     assert_eq!(plan.events.last().unwrap().2, "New size: 4; reason: x");
     assert_eq!(conditions(&plan)[0], "AbleToScale True SucceededRescale");

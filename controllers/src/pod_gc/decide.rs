@@ -16,8 +16,14 @@ pub(super) struct Doomed {
     pub(super) key: ObjectKey,
     pub(super) uid: String,
     pub(super) reason: &'static str,
-    /// The node whose absence is the reason.
-    pub(super) node: Option<String>,
+    /// It has not ended, and has to before it goes: who counts failures looks at what is left of it.
+    pub(super) unfinished: bool,
+    /// What its condition `DisruptionTarget` is to say.
+    pub(super) message: Option<&'static str>,
+}
+
+fn doom(pod: &Pod, reason: &'static str, message: Option<&'static str>) -> Doomed {
+    Doomed { key: pod.key(), uid: pod.uid().to_owned(), reason, unfinished: !has_ended(pod), message }
 }
 
 /// A cheap first look at one pod.
@@ -25,25 +31,16 @@ pub(super) fn may_be_garbage(pod: &Pod) -> bool {
     node(pod).is_none() && pod.metadata.deletion_timestamp.is_some()
 }
 
-pub(super) fn decide(pods: &[Arc<Pod>], node_exists: impl Fn(&str) -> bool) -> Vec<Doomed> {
-    let doom = |pod: &Pod, reason, node: Option<&str>| Doomed {
-        key: pod.key(),
-        uid: pod.uid().to_owned(),
-        reason,
-        node: node.map(str::to_owned),
-    };
-    let mut doomed = Vec::new();
-    for pod in pods {
-        match node(pod) {
-            None if pod.metadata.deletion_timestamp.is_some() => {
-                doomed.push(doom(pod, "deleted before it had a node", None))
-            }
-            Some(name) if !node_exists(name) => {
-                doomed.push(doom(pod, "its node no longer exists", Some(name)))
-            }
-            _ => {}
-        }
-    }
+/// The pods of a node that does not exist.
+pub(super) fn orphans(pods: &[Arc<Pod>], missing: &str) -> Vec<Doomed> {
+    let on = pods.iter().filter(|pod| node(pod) == Some(missing));
+    on.map(|pod| doom(pod, "its node no longer exists", Some("PodGC: node no longer exists"))).collect()
+}
+
+/// The others.
+pub(super) fn decide(pods: &[Arc<Pod>]) -> Vec<Doomed> {
+    let early = pods.iter().filter(|pod| may_be_garbage(pod));
+    let mut doomed: Vec<Doomed> = early.map(|pod| doom(pod, "deleted before it had a node", None)).collect();
     let mut ended: Vec<&Arc<Pod>> = pods.iter().filter(|pod| has_ended(pod)).collect();
     if ended.len() > ENDED_KEPT {
         ended.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
@@ -78,8 +75,11 @@ mod tests {
             pod("early", "", true),
             pod("new", "", false),
         ];
-        let doomed: Vec<String> =
-            decide(&pods, |name| name == "here").into_iter().map(|doomed| doomed.uid).collect();
-        assert_eq!(doomed, ["lost", "early"]);
+        let uids = |doomed: Vec<Doomed>| doomed.into_iter().map(|doomed| doomed.uid).collect::<Vec<_>>();
+        assert_eq!(uids(decide(&pods)), ["early"]);
+        assert_eq!(uids(orphans(&pods, "gone")), ["lost"]);
+        assert_eq!(uids(orphans(&pods, "")), [""; 0]);
+        let lost = &orphans(&pods, "gone")[0];
+        assert_eq!((lost.unfinished, lost.message), (true, Some("PodGC: node no longer exists")));
     }
 }

@@ -119,3 +119,38 @@ async fn a_namespace_goes_with_everything_in_it() {
     let left = boat.client.namespaced::<Pod>("crew").list(&ListParams::default()).await.unwrap().items;
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_a_node_that_never_was_keeps_no_namespace() {
+    let boat = launch().await;
+    boat.create(
+        "/api/v1/namespaces",
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "crew"}}),
+    )
+    .await;
+    boat.eventually::<ServiceAccount>("/api/v1/namespaces/crew/serviceaccounts/default", |_| true).await;
+    let adrift = |name: &str, finalizers: &[&str]| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "finalizers": finalizers},
+            "spec": {"nodeName": "nowhere", "containers": [{"name": "main", "image": "boat:1"}]},
+        })
+    };
+    boat.create("/api/v1/namespaces/crew/pods", adrift("adrift", &[])).await;
+    boat.create("/api/v1/namespaces/crew/pods", adrift("held", &["example.com/hold"])).await;
+    boat.client.all::<Namespace>().delete("crew", &DeleteParams::default()).await.unwrap();
+    boat.gone("/api/v1/namespaces/crew/pods/adrift").await;
+    let marked = |pod: &Pod| {
+        let status = pod.status.clone().unwrap_or_default();
+        let conditions = status.conditions.unwrap_or_default();
+        let target = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget");
+        status.phase.as_deref() == Some("Failed")
+            && target.is_some_and(|target| {
+                target.reason.as_deref() == Some("DeletionByPodGC")
+                    && target.message.as_deref() == Some("PodGC: node no longer exists")
+            })
+    };
+    boat.eventually::<Pod>("/api/v1/namespaces/crew/pods/held", marked).await;
+    let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    boat.client.namespaced::<Pod>("crew").patch("held", &release).await.unwrap();
+    boat.gone("/api/v1/namespaces/crew").await;
+}
