@@ -1,6 +1,7 @@
 //! The node agent: manifest sources, pod sync, probes, volumes, status.
 
 mod access;
+pub mod clock;
 pub mod context;
 pub mod disk;
 pub mod downward;

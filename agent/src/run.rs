@@ -248,6 +248,7 @@ async fn build(config: Config, client: Option<Client>, group: &mut TaskGroup) ->
                 config.thresholds.clone().and(config.soft_thresholds.thresholds()),
                 images,
                 node_object,
+                context.objects.clock_set(),
                 stop.clone(),
             ),
         );

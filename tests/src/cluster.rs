@@ -144,6 +144,24 @@ impl Cluster {
         self.kubectl(["apply", "-f", path.to_str().expect("a path of ours")])
     }
 
+    /// The process's number.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
+    /// The signal that the process has ended by, if it has.
+    ///
+    /// # Panics
+    /// When it was ended from here before.
+    pub fn ended_by(&mut self) -> Option<i32> {
+        use std::os::unix::process::ExitStatusExt as _;
+        let process = self.process.as_mut().expect("it was started");
+        process.try_wait().expect("wait").and_then(|status| status.signal())
+    }
+
     /// Ends the process as a crash would.
     pub fn kill(&mut self) {
         let mut child = self.process.take().expect("it runs");

@@ -1,5 +1,5 @@
 //! What is broken around a node: a full disk, a disk without inodes, one that takes no writes, a registry and a volume that
-//! never answer. Pods that run go on, pods that have nothing to do with it start, and all is well again when it is over.
+//! never answer, no memory for coracle itself. Pods that run go on, pods that have nothing to do with it start, and all is well again when it is over.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -208,4 +208,90 @@ fn a_volume_that_never_answers() {
     cluster.kubectl(["delete", "pod", "later", "--timeout=60s"]).ok();
     hung.end();
     cluster.kubectl(["delete", "pod", "--all", "--timeout=60s"]).ok();
+}
+
+/// A control group whose processes have little memory; gone with this.
+struct Little {
+    path: PathBuf,
+    kills: &'static str,
+}
+
+impl Little {
+    fn new(name: &str, bytes: u64) -> Self {
+        let old = Path::new("/sys/fs/cgroup/memory");
+        let (root, limit, kills) = match old.is_dir() {
+            true => (old, "memory.limit_in_bytes", "memory.oom_control"),
+            false => (Path::new("/sys/fs/cgroup"), "memory.max", "memory.events"),
+        };
+        let little = Self { path: root.join(name), kills };
+        fs::create_dir(&little.path).unwrap();
+        fs::write(little.path.join(limit), bytes.to_string()).unwrap();
+        little
+    }
+
+    fn take(&self, pid: u32) {
+        fs::write(self.path.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    fn kills(&self) -> u64 {
+        let text = fs::read_to_string(self.path.join(self.kills)).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("oom_kill ")).unwrap();
+        line.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Little {
+    fn drop(&mut self) {
+        // Whoever is still in it belongs where all others are.
+        let above = self.path.parent().unwrap().join("cgroup.procs");
+        for pid in fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = fs::write(&above, pid);
+        }
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+#[test]
+fn no_memory_for_coracle_itself() {
+    let mut cluster = Cluster::with(Machine::new(), Options::default());
+    cluster.apply(&pod("steady", TICKS, "")).ok();
+    ready(&cluster, "steady");
+    let before = identity(&cluster, "steady");
+    let little = Little::new(&format!("coracle-test-little-{}", std::process::id()), 8 << 20);
+    little.take(cluster.pid());
+    // Each of these is kept in memory.
+    let large = cluster.machine.write("large", &"x".repeat(700 << 10)).display().to_string();
+    let mut kept = Vec::new();
+    for number in 0..200 {
+        if let Some(signal) = cluster.ended_by() {
+            assert_eq!(signal, libc_kill(), "{}", cluster.log());
+            break;
+        }
+        let name = format!("large-{number}");
+        let from = format!("--from-file={large}");
+        if cluster.kubectl(["--request-timeout=20s", "create", "configmap", &name, &from]).success {
+            kept.push(name);
+        }
+    }
+    eventually("the kernel has killed it", || match cluster.ended_by() {
+        Some(_) => Ok(()),
+        None => Err(format!("{} are kept", kept.len())),
+    });
+    assert!(little.kills() >= 1);
+    // What it has said yes to is there, and what ran is what it was.
+    cluster.kill();
+    cluster.start();
+    for name in &kept {
+        cluster.kubectl(["get", "configmap", name, "-o", "name"]).ok();
+    }
+    assert_eq!(identity(&cluster, "steady"), before);
+    drop(little);
+    recovers(&mut cluster, &before);
+    cluster.down().ok();
+    let left = cluster.machine.leftovers(&cluster.cgroup_marker());
+    assert!(left.is_empty(), "{left:?}");
+}
+
+fn libc_kill() -> i32 {
+    rustix::process::Signal::KILL.as_raw()
 }

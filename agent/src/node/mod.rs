@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::clock::Clocks;
 use crate::eviction::Thresholds;
 use crate::machine::Images;
 use crate::volume::reclaim;
@@ -60,23 +61,30 @@ pub struct Identity {
     pub data_dir: PathBuf,
 }
 
-/// Keeps the node's object, status and Lease until told to stop. `object` follows what the server has.
+/// Keeps the node's object, status and Lease until told to stop. `object` follows what the server has. Each heartbeat looks
+/// at the clock as well, for `clock_set`.
 pub async fn run(
     client: Client,
     identity: Identity,
     thresholds: Thresholds,
     images: Arc<dyn Images>,
     object: watch::Sender<Option<Arc<Node>>>,
+    clock_set: watch::Sender<()>,
     stop: CancellationToken,
 ) {
     let mut reporter = Reporter { client, identity, thresholds, images, object, reported: None };
     let mut ticks = tokio::time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failures = 0;
+    let mut clocks = Clocks::now();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
+        }
+        if clocks.was_set() {
+            info!("the machine's clock was set");
+            clock_set.send_replace(());
         }
         while let Err(error) = reporter.report().await {
             failures += 1;

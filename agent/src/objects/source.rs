@@ -35,6 +35,8 @@ pub struct ObjectSource {
     dir: PathBuf,
     config_maps: Followed<ConfigMap>,
     secrets: Followed<Secret>,
+    /// Says that the machine's clock was set.
+    clock_set: watch::Sender<()>,
 }
 
 /// A kind of object that lives in a namespace.
@@ -76,7 +78,18 @@ struct Interest<K> {
 impl ObjectSource {
     /// Objects of a server, if there is one; copies are kept in `dir`.
     pub fn new(client: Option<Client>, dir: PathBuf) -> Self {
-        Self { client, dir, config_maps: Mutex::default(), secrets: Mutex::default() }
+        Self {
+            client,
+            dir,
+            config_maps: Mutex::default(),
+            secrets: Mutex::default(),
+            clock_set: watch::Sender::default(),
+        }
+    }
+
+    /// For whoever notices that the machine's clock was set.
+    pub fn clock_set(&self) -> watch::Sender<()> {
+        self.clock_set.clone()
     }
 
     /// Follows what `pod` refers to; copies of its tokens are in `pod_dir`. Must be called within a tokio runtime.
@@ -89,7 +102,7 @@ impl ObjectSource {
             let file = pod_dir.join(token::file_name(key));
             let asked =
                 token::Asked { client: self.client.clone(), pod: pod.clone(), key: key.clone(), file };
-            let task = tokio::spawn(token::follow(asked, sender));
+            let task = tokio::spawn(token::follow(asked, sender, self.clock_set.subscribe()));
             let follower = Arc::new(Follower { seen: seen.clone(), task });
             subscription.tokens.insert(key.clone(), Interest { follower, seen });
         }

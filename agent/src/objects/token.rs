@@ -87,7 +87,12 @@ pub(super) fn file_name(key: &TokenKey) -> String {
 }
 
 /// Keeps `seen` at a good token until the task is aborted.
-pub(super) async fn follow(asked: Asked, seen: watch::Sender<Option<Seen<String>>>) {
+/// `clock_set`: a token of another time is not good in this one, however long it has.
+pub(super) async fn follow(
+    asked: Asked,
+    seen: watch::Sender<Option<Seen<String>>>,
+    mut clock_set: watch::Receiver<()>,
+) {
     let mut known: Option<Issued> = read(&asked.file).await;
     let mut failures = 0;
     loop {
@@ -98,7 +103,10 @@ pub(super) async fn follow(asked: Asked, seen: watch::Sender<Option<Seen<String>
             if now < issued.renew_at() {
                 let wait = Duration::try_from(issued.renew_at().duration_since(now)).unwrap_or_default();
                 // Not all at once, when many pods started together.
-                tokio::time::sleep(client::jittered(wait, 0.02)).await;
+                tokio::select! {
+                    () = tokio::time::sleep(client::jittered(wait, 0.02)) => {}
+                    Ok(()) = clock_set.changed() => {}
+                }
                 failures = 0;
             }
         }
@@ -240,7 +248,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tokens = Arc::<Tokens>::default();
         let (sender, mut seen) = watch::channel(None);
-        let task = tokio::spawn(follow(asked(&tokens, dir.path()), sender));
+        let task = tokio::spawn(follow(asked(&tokens, dir.path()), sender, watch::channel(()).1));
         shown(&mut seen, "t1").await;
         task.abort();
         let reference = tokens.0.lock().unwrap().2[0]["boundObjectRef"].clone();
@@ -249,7 +257,7 @@ mod tests {
         // The server is away: the copy is still good.
         tokens.0.lock().unwrap().1 = true;
         let (sender, mut seen) = watch::channel(None);
-        let task = tokio::spawn(follow(asked(&tokens, dir.path()), sender));
+        let task = tokio::spawn(follow(asked(&tokens, dir.path()), sender, watch::channel(()).1));
         shown(&mut seen, "t1").await;
         task.abort();
 
@@ -259,7 +267,7 @@ mod tests {
             Issued { token: "old".into(), asked_at: old, expires_at: old + SignedDuration::from_hours(1) };
         keep(&asked(&tokens, dir.path()).file, &issued).await;
         let (sender, mut seen) = watch::channel(None);
-        let task = tokio::spawn(follow(asked(&tokens, dir.path()), sender));
+        let task = tokio::spawn(follow(asked(&tokens, dir.path()), sender, watch::channel(()).1));
         shown(&mut seen, "old").await;
         tokens.0.lock().unwrap().1 = false;
         shown(&mut seen, "t2").await;
@@ -270,7 +278,7 @@ mod tests {
         let issued = Issued { token: "old".into(), asked_at: old, expires_at: old };
         keep(&asked(&tokens, dir.path()).file, &issued).await;
         let (sender, mut seen) = watch::channel(None);
-        let task = tokio::spawn(follow(asked(&tokens, dir.path()), sender));
+        let task = tokio::spawn(follow(asked(&tokens, dir.path()), sender, watch::channel(()).1));
         shown(&mut seen, "failed to fetch token: ").await;
         task.abort();
     }
@@ -283,5 +291,18 @@ mod tests {
             let issued = Issued { token: String::new(), asked_at, expires_at };
             assert_eq!(issued.renew_at().as_second(), renewed);
         }
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_makes_another_token_necessary() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = Arc::new(Tokens::default());
+        let (sender, mut seen) = watch::channel(None);
+        let clock_set = watch::Sender::new(());
+        let task = tokio::spawn(follow(asked(&tokens, dir.path()), sender, clock_set.subscribe()));
+        shown(&mut seen, "t1").await;
+        clock_set.send_replace(());
+        shown(&mut seen, "t2").await;
+        task.abort();
     }
 }

@@ -8,6 +8,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::clock::is_early;
+
 /// Delays double from here.
 pub const INITIAL: SignedDuration = SignedDuration::from_secs(10);
 /// And stay here.
@@ -50,7 +52,11 @@ pub fn restart(last: LastRun, now: Timestamp) -> Restart {
         return Restart::Now { next: INITIAL };
     }
     let until = last.finished_at.saturating_add(delay).unwrap_or(Timestamp::MAX);
-    if now < until { Restart::Wait { delay, until } } else { Restart::Now { next: (delay * 2).min(MAXIMUM) } }
+    if is_early(now, until) {
+        Restart::Wait { delay, until }
+    } else {
+        Restart::Now { next: (delay * 2).min(MAXIMUM) }
+    }
 }
 
 /// A delay as Go prints durations: `10s`, `1m20s`, `5m0s`.

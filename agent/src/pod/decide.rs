@@ -24,6 +24,7 @@ use super::observe::{
     containers, ephemeral,
 };
 use super::resize::{self, Verdict};
+use crate::clock::is_early;
 use crate::names::pod_id;
 
 /// What is left to a pod that has to go at once.
@@ -219,7 +220,9 @@ fn prepare(seen: &Observed, plan: &mut Plan) {
             SandboxSeen::Dead { attempt } => {
                 actions.push(Action::CreateSandbox { attempt: attempt + 1, replaces: true });
             }
-            SandboxSeen::Failed(failure) if seen.now < failure.retry_at => plan.wake(failure.retry_at),
+            SandboxSeen::Failed(failure) if is_early(seen.now, failure.retry_at) => {
+                plan.wake(failure.retry_at)
+            }
             SandboxSeen::Failed(_) => {
                 let attempt = seen.last_sandbox_attempt().map_or(0, |last| last + 1);
                 actions.push(Action::CreateSandbox { attempt, replaces: false });
@@ -229,8 +232,8 @@ fn prepare(seen: &Observed, plan: &mut Plan) {
     if !seen.is_busy(&Operation::Volumes) {
         match &seen.volumes {
             StepSeen::Done => {}
-            StepSeen::Failed(failure) if seen.now < failure.retry_at => plan.wake(failure.retry_at),
-            StepSeen::Stale { retry_at } if seen.now < *retry_at => plan.wake(*retry_at),
+            StepSeen::Failed(failure) if is_early(seen.now, failure.retry_at) => plan.wake(failure.retry_at),
+            StepSeen::Stale { retry_at } if is_early(seen.now, *retry_at) => plan.wake(*retry_at),
             StepSeen::Todo | StepSeen::Stale { .. } | StepSeen::Failed(_) => {
                 actions.push(Action::PrepareVolumes)
             }
@@ -318,7 +321,7 @@ fn hold_to_resources(seen: &Observed, container: &Container, run: &ContainerSeen
         return;
     }
     match seen.resize_failures.get(&id) {
-        Some(failure) if seen.now < failure.retry_at => plan.wake(failure.retry_at),
+        Some(failure) if is_early(seen.now, failure.retry_at) => plan.wake(failure.retry_at),
         _ => plan.actions.push(Action::ResizeContainer { container: name, id }),
     }
 }
@@ -371,7 +374,7 @@ fn start(
     }
     if let Some(failure) = seen.failures.get(name) {
         plan.wait_for(container, &failure.reason, failure.message.clone());
-        if seen.now < failure.retry_at {
+        if is_early(seen.now, failure.retry_at) {
             plan.wake(failure.retry_at);
             return;
         }
@@ -380,15 +383,15 @@ fn start(
         Some(ImageSeen::Ready) => true,
         Some(ImageSeen::Failed { first, waiting, flip_at }) => {
             match waiting {
-                Some((reason, message)) if seen.now >= *flip_at => {
+                Some((reason, message)) if !is_early(seen.now, *flip_at) => {
                     plan.wait_for(container, reason, message.clone());
                 }
                 _ => plan.wait_for(container, &first.reason, first.message.clone()),
             }
-            if seen.now < *flip_at {
+            if is_early(seen.now, *flip_at) {
                 plan.wake(*flip_at);
             }
-            if seen.now < first.retry_at {
+            if is_early(seen.now, first.retry_at) {
                 plan.wake(first.retry_at);
             } else {
                 ensure_image(seen, container, plan);

@@ -51,6 +51,7 @@ use super::decide::decide;
 use super::observe::{Stop, containers, ephemeral};
 use super::resize::Verdict;
 use super::status::status;
+use crate::clock::is_early;
 use crate::context::Context;
 use crate::machine::PodSandbox;
 use crate::names::{self, is_static};
@@ -208,7 +209,7 @@ impl Worker {
     fn retry_at(&self, now: Timestamp) -> Option<Timestamp> {
         let failures = [&self.facts.tear_down_failure, &self.facts.confirm_failure];
         let times = failures.into_iter().flatten().map(|failure| failure.retry_at);
-        times.chain(self.mirror.not_before).filter(|at| *at > now).min()
+        times.chain(self.mirror.not_before).filter(|at| is_early(now, *at)).min()
     }
 
     /// Waits until other pods have less, for a pod that wants what they have.

@@ -17,6 +17,7 @@ use super::super::apply::{
 use super::super::decide::{Action, Plan};
 use super::super::observe::{Operation, containers};
 use super::{Worker, find};
+use crate::clock::is_early;
 use crate::names;
 use crate::objects::Subscription;
 use crate::sources::Source;
@@ -181,7 +182,7 @@ impl Worker {
             }
             Action::TearDown => {
                 let failed = self.facts.tear_down_failure.as_ref();
-                if failed.is_some_and(|failure| now < failure.retry_at) {
+                if failed.is_some_and(|failure| is_early(now, failure.retry_at)) {
                     return None;
                 }
                 let input = TearDownInput { context, pod, sandbox: self.facts.sandbox.clone() };
@@ -189,7 +190,9 @@ impl Worker {
             }
             Action::Confirm => {
                 let failed = self.facts.confirm_failure.as_ref();
-                if failed.is_some_and(|failure| now < failure.retry_at) || !self.publisher.is_settled() {
+                if failed.is_some_and(|failure| is_early(now, failure.retry_at))
+                    || !self.publisher.is_settled()
+                {
                     return None;
                 }
                 let target = self.target.borrow();
