@@ -551,3 +551,47 @@ fn a_node_that_goes_down_lets_pods_end_in_order() {
         .ok();
     node.cluster.kubectl(["delete", "pod", "--all", "-n", "kube-system", "--grace-period=0", "--force"]).ok();
 }
+
+const CLASSES: &str = r#"
+apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {name: usual}
+handler: coracle
+overhead: {podFixed: {memory: 10Mi}}
+---
+apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {name: strange}
+handler: strange
+"#;
+
+#[test]
+fn runtime_classes_choose_and_refuse() {
+    let cluster = Cluster::up();
+    cluster.apply(CLASSES).ok();
+    let pod = |class: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {class}}}\nspec:\n  runtimeClassName: {class}\n  \
+             terminationGracePeriodSeconds: 0\n  \
+             containers: [{{name: a, image: 'coracle.example/busybox:1', command: [sleep, '100000']}}]\n"
+        )
+    };
+    cluster.apply(&pod("usual")).ok();
+    cluster.kubectl(["wait", "--for=condition=Ready", "pod/usual", "--timeout=60s"]).ok();
+    assert_eq!(
+        cluster.kubectl(["get", "pod", "usual", "-o", "jsonpath={.spec.overhead.memory}"]).ok(),
+        "10Mi"
+    );
+    let refused = cluster.apply(&pod("missing"));
+    let why = "pods \"missing\" is forbidden: pod rejected: RuntimeClass \"missing\" not found";
+    assert!(!refused.success && refused.stderr.contains(why), "{refused:?}");
+    // The class is there, but no node has what it asks for.
+    cluster.apply(&pod("strange")).ok();
+    eventually("the node says why the pod does not run", || {
+        let selector = "involvedObject.name=strange,reason=FailedCreatePodSandBox,type=Warning";
+        let said = ["get", "events", "--field-selector", selector, "-o", "jsonpath={.items[*].message}"];
+        let found = cluster.kubectl(said).stdout;
+        if found.contains("no runtime for \"strange\" is configured") { Ok(()) } else { Err(found) }
+    });
+    assert_eq!(cluster.kubectl(["get", "pod", "strange", "-o", "jsonpath={.status.phase}"]).ok(), "Pending");
+}

@@ -12,6 +12,7 @@ use manifests::k8s_openapi::jiff::Timestamp;
 
 use super::{Facts, Identity, Pressure};
 use crate::machine::ImageSummary;
+use crate::pod::HANDLERS;
 
 /// As upstream: the largest images are listed, no more than these.
 const MAX_IMAGES: usize = 50;
@@ -134,14 +135,8 @@ pub(super) fn status(
         }),
         images: Some(listed(images)),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
-        // The one that pods have that name no class.
-        runtime_handlers: Some(vec![NodeRuntimeHandler {
-            name: Some(String::new()),
-            features: Some(NodeRuntimeHandlerFeatures {
-                recursive_read_only_mounts: Some(true),
-                user_namespaces: Some(true),
-            }),
-        }]),
+        // The first is what pods have that name no class.
+        runtime_handlers: Some([""].into_iter().chain(HANDLERS).map(handler).collect()),
         node_info: Some(NodeSystemInfo {
             architecture: architecture().to_owned(),
             boot_id: facts.boot_id.clone(),
@@ -156,6 +151,16 @@ pub(super) fn status(
             ..NodeSystemInfo::default()
         }),
         ..NodeStatus::default()
+    }
+}
+
+fn handler(name: &str) -> NodeRuntimeHandler {
+    NodeRuntimeHandler {
+        name: Some(name.to_owned()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(true),
+            user_namespaces: Some(true),
+        }),
     }
 }
 

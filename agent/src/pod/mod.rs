@@ -11,3 +11,5 @@ pub mod resize;
 mod runs;
 pub mod status;
 pub mod worker;
+
+pub(crate) use apply::HANDLERS;

@@ -7,6 +7,7 @@ pub(crate) mod limit_ranger;
 pub(crate) mod namespace_lifecycle;
 pub(crate) mod node_restriction;
 pub(crate) mod priority;
+pub(crate) mod runtime_class;
 pub(crate) mod service_account;
 pub(crate) mod storage;
 

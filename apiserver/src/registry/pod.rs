@@ -9,7 +9,7 @@ use manifests::{default, validate};
 
 use super::env::Env;
 use super::kind::{Kind, Part};
-use crate::admission::{default_toleration_seconds, limit_ranger, priority, service_account};
+use crate::admission::{default_toleration_seconds, limit_ranger, priority, runtime_class, service_account};
 use crate::fields::SelectableField;
 use crate::write::metadata::{generate_name, next_generation};
 
@@ -21,6 +21,7 @@ fn admit(pod: &mut core::Pod, env: &Env<'_>) -> Result<(), String> {
     service_account::admit(pod, &namespace, find, generate_name)?;
     let spec = pod.spec.get_or_insert_default();
     priority::admit(spec, &env.all("scheduling.k8s.io", "priorityclasses"))?;
+    runtime_class::admit(spec, |name| env.decode("node.k8s.io", "runtimeclasses", name))?;
     default_toleration_seconds::admit(spec);
     limit_ranger::admit(pod, &env.within("limitranges", &namespace))
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 pub(super) use confirm::{confirm, delete_mirror};
 pub(super) use image::{ImageInput, ensure_image};
 pub(super) use resize::{ResizeInput, resize_container, resources_of};
+pub(crate) use sandbox::HANDLERS;
 pub(super) use sandbox::{SandboxInput, attach, create_sandbox};
 pub(super) use start::{Beside, StartInput, start_container};
 pub(super) use stop::{StopInput, stop_container};

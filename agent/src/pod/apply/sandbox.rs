@@ -6,6 +6,7 @@ use std::sync::Arc;
 use client::ErrorChain;
 use jiff::Timestamp;
 use manifests::k8s_openapi::api::core::v1::{Pod, PodSpec};
+use manifests::k8s_openapi::api::node::v1::RuntimeClass;
 use network::{HostPort, Protocol};
 use runtime::{NamespaceMode, NetworkMode, PidMode, SandboxSpec, Users};
 
@@ -49,6 +50,7 @@ async fn create(
         dead.remove().await.map_err(|error| failed(&error))?;
         context.machine.network.detach(dead.id()).await.map_err(|error| failed(&error))?;
     }
+    check_handler(context, pod).await?;
     let users = users(context, pod).await?;
     let spec = sandbox_spec(context, pod, attempt, users)?;
     let sandbox = context.machine.sandboxes.create(spec).await.map_err(|error| failed(&error))?;
@@ -80,6 +82,32 @@ pub(in super::super) async fn attach(
     let netns = sandbox.netns().map_err(|error| failed(&error))?;
     let attached = context.machine.network.attach(netns, sandbox.id(), &host_ports(pod)).await;
     attached.map_err(|error| failed(&error))
+}
+
+/// Names that classes may have for the one way in which this node runs pods.
+pub(crate) const HANDLERS: [&str; 2] = ["coracle", "runc"];
+
+/// Refuses a pod whose class asks for a handler that this node does not have.
+async fn check_handler(context: &Context, pod: &Pod) -> Result<(), Failure> {
+    let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref());
+    let Some(class) = class.filter(|class| !class.is_empty()) else { return Ok(()) };
+    let Some(client) = &context.client else { return Err(failed(&HandlerError::NoServer)) };
+    let found = client.all::<RuntimeClass>().get(class).await.map_err(|error| failed(&error))?;
+    match HANDLERS.contains(&found.handler.as_str()) {
+        true => Ok(()),
+        false => Err(failed(&HandlerError::Unknown(found.handler))),
+    }
+}
+
+/// Why a pod's class is none for this node.
+#[derive(Debug, thiserror::Error)]
+enum HandlerError {
+    /// There is nobody to ask what the class means.
+    #[error("this node has no API server with RuntimeClasses")]
+    NoServer,
+    /// It means something that we do not do.
+    #[error("no runtime for {0:?} is configured")]
+    Unknown(String),
 }
 
 /// The ids that the pod's users have on the node, if they are not the node's own.
