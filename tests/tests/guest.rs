@@ -146,6 +146,96 @@ fn what_vm_build_writes_boots_by_the_kernels_command_line() {
     assert!(console.contains(words), "{console}");
 }
 
+/// A machine whose clock somebody sets an hour forth and back.
+const CLOCK: &str = r#"
+set -eu
+export PATH=/bin KUBECONFIG=/var/lib/coracle/kubeconfig
+/bin/busybox --install -s /bin
+ln -s /init /bin/coracle
+mkdir -p /rootfs/bin /rootfs/tmp
+cp /bin/busybox /rootfs/bin/busybox
+for applet in $(busybox --list); do [ $applet = busybox ] || ln /rootfs/bin/busybox /rootfs/bin/$applet; done
+coracle image build-rootfs --name coracle.example/busybox:1 /rootfs
+coracle up --node-name guest >/tmp/log 2>&1 &
+until [ -e $KUBECONFIG ]; do sleep 0.1; done
+fail() { echo "failed: $*"; coracle get pods; coracle get events; cat /tmp/log; exit 1; }
+coracle wait --for=create node/guest --timeout 120s || fail create
+coracle wait --for=condition=Ready node/guest --timeout 120s || fail ready
+coracle apply -f /clock.yaml
+coracle wait --for=condition=Ready pod/probed --timeout 120s || fail pods
+coracle wait --for=condition=Available deployment/two --timeout 120s || fail deployment
+state() { coracle get pods -o 'jsonpath={range .items[*]}{.metadata.name} {.metadata.uid} {.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].containerID}{"\n"}{end}' | sort; }
+probes() { coracle exec probed -- sh -c 'wc -l < /tmp/probes'; }
+lease() { coracle get lease guest -n kube-node-lease -o 'jsonpath={.spec.renewTime}' | cut -c 1-13; }
+version() { coracle get configmap mark -o 'jsonpath={.metadata.resourceVersion}'; }
+ready() { coracle get node guest -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'; }
+before=$(state)
+last=$(version)
+jump() {
+  date -s @$(($(date +%s) + $2)) >/dev/null
+  # The heart beats by the new time, and probes go on by theirs.
+  hour=$(date -u +%Y-%m-%dT%H)
+  until [ "$(lease)" = $hour ]; do hour=$(date -u +%Y-%m-%dT%H); sleep 0.5; done
+  goal=$(($(probes) + 8))
+  until [ $(probes) -ge $goal ]; do sleep 0.5; done
+  # The API counts on, and pods come and go.
+  coracle apply -f /mark-$1.yaml
+  now=$(version)
+  [ $now -gt $last ] || fail version $last $now
+  last=$now
+  coracle apply -f /guest-$1.yaml
+  coracle wait --for=condition=Ready pod/guest-$1 --timeout 120s || fail pod guest-$1
+  coracle delete pod guest-$1 --timeout 120s || fail deleting guest-$1
+  [ "$(state)" = "$before" ] || { echo "$before"; state; fail state; }
+  echo "$1: $(ready)"
+}
+jump forth 3600
+jump back -3600
+coracle down
+"#;
+
+fn clock_manifests() -> Vec<(String, String)> {
+    let mark = |when: &str| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: mark}}\ndata: {{when: {when}}}\n")
+    };
+    let pod = |name: &str, more: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 5\n  \
+             containers: [{{name: a, image: 'coracle.example/busybox:1', command: [sh, -c, 'trap exit TERM; while :; do sleep 1; done']{more}}}]\n"
+        )
+    };
+    let probe = "{exec: {command: [sh, -c, 'echo x >> /tmp/probes']}, periodSeconds: 1, timeoutSeconds: 30}";
+    let probes = format!(", livenessProbe: {probe}, readinessProbe: {probe}, startupProbe: {probe}");
+    let deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: two}\nspec:\n  replicas: 2\n  \
+                      selector: {matchLabels: {app: two}}\n  template:\n    metadata: {labels: {app: two}}\n    spec:\n      \
+                      terminationGracePeriodSeconds: 0\n      \
+                      containers: [{name: a, image: 'coracle.example/busybox:1', command: [sleep, '100000']}]\n";
+    let all = [mark("before"), pod("probed", &probes), deployment.to_owned()].join("---\n");
+    let mut files = vec![("clock.yaml".to_owned(), all)];
+    for when in ["forth", "back"] {
+        files.push((format!("mark-{when}.yaml"), mark(when)));
+        files.push((format!("guest-{when}.yaml"), pod(&format!("guest-{when}"), "")));
+    }
+    files
+}
+
+#[test]
+fn a_clock_that_is_set_forth_and_back_restarts_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut guest = Guest::new();
+    let script = ("clock.sh".to_owned(), CLOCK.to_owned());
+    for (name, text) in clock_manifests().into_iter().chain([script]) {
+        let path = directory.path().join(&name);
+        std::fs::write(&path, text).unwrap();
+        guest = guest.file(&format!("/{name}"), path);
+    }
+    let ran = guest.run(&["/bin/sh", "/clock.sh"], PATIENCE);
+    assert_eq!(ran.status, 0, "{}", ran.console);
+    for when in ["forth: True", "back: True"] {
+        assert!(ran.console.lines().any(|line| line == when), "{}", ran.console);
+    }
+}
+
 /// Builds a package's test, and gives what was built by name.
 fn built(package: &str, test: &str) -> impl Fn(&str) -> PathBuf {
     let output = Command::new(env!("CARGO"))
