@@ -122,7 +122,9 @@ fn read(dir: &Path) -> Result<Option<u32>, UsersError> {
     };
     let record = serde_json::from_slice::<Record>(&bytes).ok();
     let fits = |record: &Record| {
-        record.count == COUNT && record.first % COUNT == 0 && (1..=MAX).contains(&(record.first / COUNT))
+        record.count == COUNT
+            && record.first.is_multiple_of(COUNT)
+            && (1..=MAX).contains(&(record.first / COUNT))
     };
     match record.filter(fits) {
         Some(record) => Ok(Some(record.first / COUNT)),

@@ -18,6 +18,7 @@ fn spec(bench: &Bench, id: &str) -> SandboxSpec {
     spec
 }
 
+#[expect(clippy::unwrap_used, reason = "a part of tests")]
 async fn sandbox(bench: &Bench) -> Arc<Sandbox> {
     bench.runtime.create_sandbox(spec(bench, "u0")).await.unwrap()
 }

@@ -1,7 +1,5 @@
 //! Pods with `hostUsers: false`: their root is nobody on the node, and nothing else is different for them.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
