@@ -16,11 +16,12 @@ fn main() -> anyhow::Result<()> {
     match arguments.next().as_deref() {
         Some("bench") => bench::run(),
         Some("bench-oci") => bench::oci::run(),
+        Some("bench-nodes") => bench::nodes::run_alone(),
         Some("load") => load::run(arguments),
         Some("protobuf-table") => protobuf_table::run(arguments),
         Some("structure-table") => structure_table::run(arguments),
         _ => anyhow::bail!(
-            "usage: cargo xtask bench | bench-oci | load | protobuf-table API_DIR APIMACHINERY_DIR | \
+            "usage: cargo xtask bench | bench-oci | bench-nodes | load | protobuf-table API_DIR APIMACHINERY_DIR | \
              structure-table CLIENT_GO_DIR API_DIR"
         ),
     }

@@ -91,8 +91,7 @@ impl Cluster {
 
     /// `coracle` with a subcommand on this instance.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let binary = std::env::var_os("CORACLE_BIN").unwrap_or_else(|| "target/release/coracle".into());
-        let mut command = Command::new(binary);
+        let mut command = Self::client_command();
         command
             .args(arguments)
             .arg("--data-dir")
@@ -100,6 +99,11 @@ impl Cluster {
             .arg("--run-dir")
             .arg(self.path("run"));
         command
+    }
+
+    /// `coracle` for a subcommand that speaks to an API.
+    pub(crate) fn client_command() -> Command {
+        Command::new(std::env::var_os("CORACLE_BIN").unwrap_or_else(|| "target/release/coracle".into()))
     }
 
     pub(crate) fn client(&self) -> anyhow::Result<Client> {

@@ -4,7 +4,7 @@
 mod cluster;
 mod figures;
 mod memory;
-mod nodes;
+pub(crate) mod nodes;
 pub(crate) mod oci;
 mod pods;
 mod runtime;
