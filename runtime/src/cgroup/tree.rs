@@ -160,8 +160,8 @@ impl Tree {
         Ok(self.placement(&path))
     }
 
-    /// Makes a cgroup that belongs to no sandbox and sets its limits. `everywhere`: in all hierarchies, for a
-    /// container that will look at them.
+    /// Makes a cgroup that belongs to no sandbox and sets its limits. `everywhere`: in all hierarchies and with all
+    /// controllers, for a container that will look at them.
     pub(crate) fn create_alone(
         &self,
         path: &Path,
@@ -169,7 +169,12 @@ impl Tree {
         everywhere: bool,
     ) -> Result<Placement, CgroupError> {
         let all: Vec<&Hierarchy> = self.layout.v1.iter().filter(|_| everywhere).collect();
-        let cgroup = self.create(path, resources, &all)?;
+        let cgroup = if everywhere && self.layout.mode() == Mode::V2 && rustix::process::geteuid().is_root() {
+            let every: Vec<&str> = self.layout.unified_controllers.iter().map(String::as_str).collect();
+            self.crate_v2(path, &every)?
+        } else {
+            self.create(path, resources, &all)?
+        };
         for hierarchy in all.iter().filter(|hierarchy| hierarchy.is_named()) {
             make_directory(&hierarchy.mount.join(path))?;
         }

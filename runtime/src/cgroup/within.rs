@@ -1,8 +1,8 @@
 //! Cgroups that a container has made below its own, for processes that join it there.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
 
 use super::layout::Mode;
 use super::{CgroupError, Placement, Tree};
@@ -57,10 +57,25 @@ fn below(path: &str) -> Result<PathBuf, CgroupError> {
 }
 
 impl Tree {
-    /// The container's cgroups, with those in place of them that are chosen.
-    pub(crate) fn within(&self, container: &str, choice: &Choice) -> Result<Placement, CgroupError> {
+    /// The container's cgroups, with those in place of them that are chosen. `first`: the container's first process,
+    /// which further ones join if nothing is chosen and they cannot be in the container's own: in version 2 there are
+    /// no processes in a cgroup that has given its controllers to those below.
+    pub(crate) fn within(
+        &self,
+        container: &str,
+        choice: &Choice,
+        first: i32,
+    ) -> Result<Placement, CgroupError> {
         let mut placement = self.container("", container);
         if choice.is_empty() {
+            if let Some(own) = &placement.unified
+                && self.layout().mode() == Mode::V2
+                && gives_controllers(own)
+                && let Some(root) = &self.layout().unified
+                && let Some(below) = unified_cgroup(first, root).filter(|below| below.starts_with(own))
+            {
+                placement.unified = Some(below);
+            }
             return Ok(placement);
         }
         let existing = |directory: PathBuf| match directory.is_dir() {
@@ -98,6 +113,18 @@ impl Tree {
             None => Ok(placement),
         }
     }
+}
+
+/// Whether cgroups below have controllers of their own.
+fn gives_controllers(directory: &Path) -> bool {
+    fs::read_to_string(directory.join("cgroup.subtree_control")).is_ok_and(|text| !text.trim().is_empty())
+}
+
+/// Where a process is in the hierarchy of version 2 at `root`.
+fn unified_cgroup(pid: i32, root: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(root.join(path.trim_start_matches('/')))
 }
 
 #[cfg(test)]

@@ -121,7 +121,7 @@ impl Engine {
         let kinds = foreign_namespaces(record.pid)?;
         let choice = Choice::parse(&options.cgroups).map_err(OciError::Cgroup)?;
         let cgroup = record.cgroup.to_str().unwrap_or_default();
-        let placement = self.tree()?.within(cgroup, &choice).map_err(OciError::Cgroup)?;
+        let placement = self.tree()?.within(cgroup, &choice, record.pid).map_err(OciError::Cgroup)?;
         let env = process.env().as_deref().unwrap_or_default();
         let home = home(env, process.user().uid(), &record.rootfs);
         let around = Surroundings { home: home.as_deref(), ..machine(&placement, &record.rootfs) };

@@ -164,6 +164,31 @@ fn a_cgroup_below_the_containers_can_be_joined() {
     });
 }
 
+/// Kernel documentation, Control Group v2: no processes beside controllers that those below have.
+#[test]
+fn an_exec_follows_the_container_below_its_cgroup() {
+    here(|bundle| {
+        let controllers = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers");
+        let Ok(available) = std::fs::read_to_string(controllers) else {
+            println!("skipped: this is for cgroup v2, as it is in a guest");
+            return;
+        };
+        // What looks at its cgroup finds all controllers there.
+        let looks =
+            json!({"type": "cgroup", "source": "cgroup", "destination": "/sys/fs/cgroup", "options": ["rw"]});
+        let bundle = running(bundle.and("/mounts", looks));
+        let own = bundle.cgroups().remove(0);
+        assert_eq!(std::fs::read_to_string(own.join("cgroup.controllers")).unwrap(), available);
+        let seen = || bundle.oci(&["exec", &bundle.id, "cat", "/proc/self/cgroup"]).ok();
+        assert!(seen().ends_with(&format!("/{}\n", bundle.id)));
+        std::fs::create_dir(own.join("below")).unwrap();
+        std::fs::write(own.join("below/cgroup.procs"), bundle.state()["pid"].to_string()).unwrap();
+        assert!(seen().ends_with(&format!("/{}\n", bundle.id)), "as long as it can");
+        std::fs::write(own.join("cgroup.subtree_control"), "+memory").unwrap();
+        assert!(seen().ends_with(&format!("/{}/below\n", bundle.id)));
+    });
+}
+
 #[test]
 fn memory_policies_are_checked_and_followed() {
     here(|bundle| {
