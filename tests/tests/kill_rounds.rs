@@ -300,14 +300,14 @@ impl Churn {
     }
 }
 
-/// One kill; answers the pod that may have been restarted by it.
+/// One kill; answers the pod that may have been restarted by it, and its process.
 fn strike(
     parts: &mut Parts,
     marker: &str,
     victim: Victim,
     dice: &mut Dice,
     spared: &BTreeSet<String>,
-) -> Option<String> {
+) -> Option<(String, u32)> {
     let all = processes(&parts.cluster, marker);
     match victim {
         Victim::Agent => parts.kill_agent(),
@@ -334,7 +334,7 @@ fn strike(
                 Victim::Container => kill(pid),
                 _ => kill(parent(pid)?),
             }
-            return Some(name);
+            return Some((name, pid));
         }
     }
     None
@@ -431,7 +431,7 @@ fn rounds(count: u32) {
             victims.push(second);
         }
         let mut own = Dice(dice.below(u64::MAX >> 34) << 1 | 1);
-        let mut hurt = BTreeSet::new();
+        let (mut hurt, mut ending) = (BTreeSet::new(), Vec::new());
         let hurt_before: BTreeSet<String> =
             before.values().filter(|pod| pod.restarts > 0).map(|pod| pod.name.clone()).collect();
         let churning = runtime.spawn(async move {
@@ -442,7 +442,10 @@ fn rounds(count: u32) {
             // The moment is what is random here; nothing waits for anything.
             std::thread::sleep(Duration::from_millis(dice.below(200)));
             let spared: BTreeSet<String> = hurt.union(&hurt_before).cloned().collect();
-            hurt.extend(strike(&mut parts, &marker, *victim, &mut dice, &spared));
+            if let Some((name, pid)) = strike(&mut parts, &marker, *victim, &mut dice, &spared) {
+                hurt.insert(name);
+                ending.push(pid);
+            }
         }
         std::thread::sleep(Duration::from_millis(dice.below(150)));
         if victims.contains(&Victim::Server) {
@@ -459,6 +462,12 @@ fn rounds(count: u32) {
         let what = format!("round {round} {victims:?}: each pod runs once, and each start is counted");
         let after = tests::eventually(&what, || {
             let after = runtime.block_on(churn.settled());
+            // A container outlives its keeper until an agent looks, and until then even the processes look as before.
+            if let Some(pid) =
+                ending.iter().find(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists())
+            {
+                return Err(format!("{pid} was to end and has not"));
+            }
             check_starts(&parts, &marker, &starts, &after).map(|()| after)
         });
         slowest = slowest.max(begin.elapsed());
