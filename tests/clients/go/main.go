@@ -115,7 +115,7 @@ func objects(client kubernetes.Interface) {
 	must(err)
 	check(equality.Semantic.DeepEqual(got, made), diff.ObjectReflectDiff(got, made))
 
-	events, err := maps.Watch(ctx, metav1.ListOptions{ResourceVersion: made.ResourceVersion})
+	events, err := maps.Watch(ctx, metav1.ListOptions{ResourceVersion: made.ResourceVersion, FieldSelector: "metadata.name=map"})
 	must(err)
 	patched, err := maps.Patch(ctx, "map", types.StrategicMergePatchType, []byte(`{"data":{"a":"2"}}`), metav1.PatchOptions{})
 	must(err)
